@@ -1,0 +1,169 @@
+"""The ports of the engine: a source is read, a sink is written, a journal remembers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, runtime_checkable
+
+from walcast.model.batch import Batch, Durability
+from walcast.model.lsn import Checkpoint, Lsn
+from walcast.model.relation import Relation, TableId
+
+
+@dataclass(frozen=True, slots=True)
+class SourceIdentity:
+    """Which history this is: an LSN means something only within one system identifier and timeline."""
+
+    system_id: int
+    timeline: int
+    version: int
+    """server_version_num, such as 180004."""
+    database: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """The slot as the server holds it. `confirmed` is confirmed_flush_lsn, `retained` the bytes of WAL that it keeps."""
+
+    name: str
+    confirmed: Lsn | None
+    restart: Lsn | None
+    active_pid: int | None
+    wal_status: str | None
+    invalidation: str | None
+    retained: int
+    safe_wal_size: int | None = None
+    plugin: str = "pgoutput"
+    database: str = ""
+    two_phase: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTable:
+    """A table to be snapshotted: estimates for the progress bar."""
+
+    table: TableId
+    rows: int
+    bytes: int
+
+
+class Source(Protocol):
+    """A PostgreSQL database, read through one logical replication slot."""
+
+    @property
+    def identity(self) -> SourceIdentity: ...
+
+    epoch: int
+    """Set by the pipeline before streaming; stamped on every checkpoint."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc: object) -> None: ...
+    async def slot(self) -> SlotState | None:
+        """The slot now; None when there is none."""
+        ...
+
+    async def create_slot(self) -> Lsn:
+        """Creates the slot and keeps its exported snapshot for the next `snapshot`; its consistent point."""
+        ...
+
+    async def tables(self) -> Sequence[SnapshotTable]:
+        """The published tables that match the selection."""
+        ...
+
+    def snapshot(self, tables: Sequence[TableId]) -> AsyncIterator[Batch]:
+        """Chunks of these tables under one exported snapshot: the new slot's, or a temporary slot's. Before a table's first
+        chunk `starts` holds its start LSN."""
+        ...
+
+    @property
+    def starts(self) -> Mapping[TableId, Lsn]:
+        """The start LSN of each table snapshotted by this object."""
+        ...
+
+    def stream(self, after: Checkpoint | None) -> AsyncIterator[Batch]:
+        """Batches that committed after the checkpoint, without end. Raises on every fault; the pipeline decides."""
+        ...
+
+    async def confirm(self, through: Lsn) -> None:
+        """Lets the slot go up to here. Called only after the checkpoint was saved."""
+        ...
+
+    async def position(self) -> Lsn:
+        """The source's WAL insert position now: what a token is made from, and what lag is measured against."""
+        ...
+
+    def poke(self) -> None:
+        """Asks for an idle batch at once: a token waits."""
+        ...
+
+
+class Journal(Protocol):
+    """A small durable map beside the data: table states, epochs, checkpoints of sinks that keep none."""
+
+    async def load(self) -> dict[str, Any]: ...
+    async def save(self, key: str, value: Any) -> None:
+        """Durable when it returns. `value` is JSON; None deletes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink is told about where it stands."""
+
+    pipeline: str
+    sink: str
+    source: SourceIdentity
+    state_dir: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """A target that takes batches and says when they are durable; an async context manager.
+
+    Calls come one at a time, in order. `prepare` comes before the first batch that carries that schema version.
+    """
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc: object) -> None: ...
+    async def checkpoint(self) -> Checkpoint | None:
+        """What the target itself holds; None: nothing yet, or it keeps none (see `keeps_checkpoint`)."""
+        ...
+
+    @property
+    def keeps_checkpoint(self) -> bool:
+        """True when the target stores the checkpoint with the data; else the pipeline keeps it in `state_dir`."""
+        ...
+
+    async def prepare(self, relation: Relation) -> None:
+        """Makes the target able to hold this version. Raises TableStopped when this one table cannot go on."""
+        ...
+
+    async def write(self, batch: Batch) -> Durability:
+        """Takes a batch, and its checkpoint in the same transaction where the target has them."""
+        ...
+
+    async def flush(self) -> None:
+        """Returns once all accepted is durable."""
+        ...
+
+
+@runtime_checkable
+class KeepsJournal(Protocol):
+    """A sink whose target can hold the pipeline's journal beside the data."""
+
+    def journal(self) -> Journal: ...
+
+
+@runtime_checkable
+class Countable(Protocol):
+    """A sink whose rows can be counted and read back, for status, `walcast verify` and the demo."""
+
+    async def count(self, table: TableId) -> int: ...
+
+
+class SinkFactory(Protocol):
+    """Makes a sink that is not open yet."""
+
+    def __call__(self, context: SinkContext) -> AbstractAsyncContextManager[Sink]: ...
