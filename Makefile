@@ -1,0 +1,68 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Each installs what it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUST := $(shell find native -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
+# The checks and the tests want the native module; the demo falls back to Python with a notice.
+WALCAST_NATIVE ?= auto
+JOBS ?= 3
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## Virtual environment, dependencies and native module, all in this folder
+
+$(STAMP): pyproject.toml constraints.txt native/build_hook.py $(RUST)
+	@if [ -z "$(PYTHON)" ]; then echo "make: no Python found; hint: install Python 3.11 or later" >&2; exit 1; fi
+	if [ ! -x $(BIN)/uv ]; then
+		echo "setup: creating $(VENV) with $(PYTHON)" >&2
+		$(PYTHON) -m venv $(VENV)
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	fi
+	echo "setup: installing walcast and building its native module (about a minute the first time)" >&2
+	WALCAST_NATIVE=$(WALCAST_NATIVE) $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --editable . --group dev
+	touch $@
+
+demo: setup ## Replicate a live PostgreSQL into four copies and compare them (CHECK=1: unattended, one JSON line)
+	@$(BIN)/python -m walcast.app.demo $(if $(CHECK),--check)
+
+test: export WALCAST_NATIVE = require
+test: check rust pytest ## Everything that must hold: checks, Rust tests, Python tests, the docs' commands
+
+check: export WALCAST_NATIVE = require
+check: setup ## Format, lint, strict types, import rules
+	@echo "check: ruff, mypy, import rules, rustfmt, clippy" >&2
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config pyproject.toml > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
+	cd native
+	cargo fmt --check
+	cargo clippy --quiet --locked --all-targets -- -D warnings
+
+rust: ## Rust tests
+	@cd native && cargo test --quiet --locked -p walcast-core
+
+pytest: setup ## Python tests in parallel
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -q $(ARGS)
+
+bench: setup ## Every figure of the README, side by side in one run (ARGS="--only stream --runs 5")
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: setup ## Hostile frames against both decoders (SECONDS_=60 SEED=1)
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS_),60) $(if $(SEED),--seed $(SEED))
+
+docs: setup ## Regenerates the reference pages from the code
+	@$(BIN)/python -m walcast.app.reference docs/reference
+
+clean: ## Removes what the targets made
+	rm -rf $(VENV) native/target src/walcast/accel/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.PHONY: help setup demo test check rust pytest bench fuzz docs clean
