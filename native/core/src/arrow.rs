@@ -1,0 +1,1 @@
+//! An index to Arrow columns.

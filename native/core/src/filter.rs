@@ -1,0 +1,1 @@
+//! Views of an index: what is left of it after a checkpoint.

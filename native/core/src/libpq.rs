@@ -1,0 +1,1 @@
+//! The libpq that psycopg has loaded, by address.

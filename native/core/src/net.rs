@@ -1,0 +1,1 @@
+//! Changes collapsed to the last state of each key.

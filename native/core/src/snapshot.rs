@@ -1,0 +1,1 @@
+//! COPY output to an index.

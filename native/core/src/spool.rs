@@ -1,0 +1,1 @@
+//! In-progress transactions, kept until their outcome is known.

@@ -1,0 +1,1 @@
+//! pgoutput, protocol versions 1 to 4, parsed without copying.
