@@ -1,0 +1,9 @@
+"""The test kit: real servers, faults on request, sinks that remember or fail, and the suite every sink passes.
+
+Fixtures come with the pytest plugin, which pytest finds by itself (`walcast.testing.plugin`).
+"""
+
+from walcast.testing.postgres import PostgresServer
+from walcast.testing.proxy import TcpProxy
+
+__all__ = ["PostgresServer", "TcpProxy"]
