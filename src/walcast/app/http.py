@@ -1,0 +1,87 @@
+"""Metrics and health over HTTP, on a thread of its own: it answers while the event loop is busy."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from walcast.model import ConfigError, OperatorError
+
+Metrics = Callable[[], Iterable[tuple[str, str, str, list[tuple[dict[str, str], float]]]]]
+"""Families: (name, kind, help, samples (labels, value)); kind is counter, gauge or histogram's parts."""
+Health = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+class HttpServer:
+    """`/metrics` for Prometheus, `/livez` (the process answers), `/readyz` (503 until every sink is streaming)."""
+
+    def __init__(self, listen: str, metrics: Metrics, ready: Health) -> None:
+        host, _, port = listen.rpartition(":")
+        if not port.isdigit():
+            raise ConfigError(f"http.listen: expected host:port, not {listen!r}", hint="such as 127.0.0.1:9187")
+        self._metrics, self._ready = metrics, ready
+        try:
+            self._server = make_server(
+                host.strip("[]") or "127.0.0.1", int(port), self._application, WSGIServer, _Quiet
+            )
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise OperatorError(
+                f"http.listen: cannot listen on {listen}: {'the port is taken' if taken else error.strerror}",
+                hint="choose another port, or stop what listens there (ss -ltnp)",
+            ) from error
+        self._thread = threading.Thread(target=self._server.serve_forever, name="walcast-http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_port)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+    def _application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        path = environ.get("PATH_INFO", "/")
+        if path == "/metrics":
+            start_response("200 OK", [("Content-Type", "text/plain; version=0.0.4; charset=utf-8")])
+            return [exposition(self._metrics()).encode()]
+        if path == "/livez":
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b"ok\n"]
+        if path == "/readyz":
+            ready, body = self._ready()
+            start_response("200 OK" if ready else "503 Service Unavailable", [("Content-Type", "application/json")])
+            return [json.dumps(body).encode() + b"\n"]
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"/metrics /livez /readyz\n"]
+
+
+class _Quiet(WSGIRequestHandler):
+    """Requests are not events."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def exposition(families: Iterable[tuple[str, str, str, list[tuple[dict[str, str], float]]]]) -> str:
+    """Prometheus's text format."""
+    lines = []
+    for name, kind, text, samples in families:
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        for labels, value in samples:
+            inside = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
+            lines.append(f"{name}{{{inside}}} {value:.17g}" if inside else f"{name} {value:.17g}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,143 @@
+"""`walcast`: the group, its common options, and how an error ends a command."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from walcast import __version__
+from walcast.app import logs
+from walcast.app.settings import Settings, load
+from walcast.cli import output
+from walcast.model import WalcastError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# One line a command: name -> (module, help). A module is imported when its command is used.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("setup", "Write a commented walcast.toml for your database."),
+    "run": ("run", "Replicate: snapshot what is new, then follow the stream."),
+    "status": ("inspect", "Show where each sink is and how far behind."),
+    "tail": ("tail", "Print changes from now on, disturbing nothing."),
+    "token": ("inspect", "Print the source's position now, as a token."),
+    "wait": ("inspect", "Wait until a copy (or every copy) has a token's position."),
+    "reload": ("inspect", "Have a running pipeline read its configuration again."),
+    "query": ("inspect", "Read an embedded copy, also while the pipeline owns it."),
+    "slot": ("objects", "List, create and drop replication slots."),
+    "publication": ("objects", "List, create, adopt and drop publications."),
+    "config": ("setup", "Show or check the configuration (secrets hidden)."),
+    "sinks": ("setup", "List the kinds of sink and their settings."),
+    "completion": ("setup", "Print the shell's completion script."),
+    "demo": ("demo", "Watch a real PostgreSQL being copied into four stores."),
+}
+
+
+@dataclass(slots=True)
+class Context:
+    """What the common options say."""
+
+    config: Path | None
+    as_json: bool
+    log_level: str | None
+    log_format: str | None
+
+    def settings(self, dsn: str | None = None) -> Settings:
+        """Reads the configuration and turns logging on."""
+        settings = load(self.config, dsn=dsn)
+        logs.configure(self.log_level or settings.log.level, self.log_format or settings.log.format)  # type: ignore[arg-type]  # click.Choice allows just these
+        return settings
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it is used, so that `walcast --help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"walcast.cli.{COMMANDS[name][0]}")
+        command = getattr(module, f"{name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Names the nearest command when there is none of that name."""
+        import difflib
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"there is no command {args[0]!r}.{guess}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WALCAST"},
+    epilog="Exit codes: "
+    + "; ".join(f"{code} {text}" for code, text in output.EXIT_CODES.items())
+    + ". Start with: walcast init",
+)
+@click.option("-c", "--config", type=click.Path(path_type=Path), help="The configuration file [./walcast.toml].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Overrides log.level.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Overrides log.format.")
+@click.version_option(__version__, prog_name="walcast")
+@click.pass_context
+def cli(
+    ctx: click.Context, config: Path | None, as_json: bool, log_level: str | None, log_format: str | None
+) -> None:
+    """Keeps every copy of your PostgreSQL data in step, and proves that they are.
+
+    Reads walcast.toml in this folder (or --config), with WALCAST_* variables over it.
+    """
+    ctx.obj = Context(config, as_json, log_level, log_format)
+
+
+def command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
+    """Wraps an async command: runs it, prints our errors with their hint, ends with the documented exit code.
+
+    `--json` may stand before or after the command's name.
+    """
+
+    @click.option("--json", "json_here", is_flag=True, help="Print JSON on standard output.")
+    @click.pass_context
+    @functools.wraps(function)
+    def run(ctx: click.Context, /, json_here: bool, **arguments: Any) -> None:
+        context: Context = ctx.obj
+        context.as_json = context.as_json or json_here
+        try:
+            code = asyncio.run(function(context, **arguments))
+        except WalcastError as error:
+            output.print_error(error, as_json=context.as_json)
+            ctx.exit(output.exit_code(error))
+        except BrokenPipeError:
+            # The reader went away (`walcast tail | head`): not a fault.
+            sys.stderr.close()
+            ctx.exit(output.OK)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+        ctx.exit(code or output.OK)
+
+    return run
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="walcast")

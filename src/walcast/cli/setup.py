@@ -1,0 +1,123 @@
+"""init, config, sinks, completion: what is done once."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+
+from walcast.app import registry, scaffold
+from walcast.app.compose import preflight
+from walcast.app.settings import shown
+from walcast.cli import output
+from walcast.cli.main import Context, command
+from walcast.model import ConfigError
+
+
+@click.command("init")
+@click.argument("dsn", required=False)
+@click.option("--tables", multiple=True, help="Tables to replicate, as patterns such as 'shop.*' [every schema's].")
+@click.option("--sink", "sink_types", multiple=True, help="Kinds of sink to write in; see `walcast sinks` [jsonl].")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@command
+async def init_command(
+    context: Context, dsn: str | None, tables: tuple[str, ...], sink_types: tuple[str, ...], force: bool
+) -> None:
+    """Write a commented walcast.toml for your database.
+
+    DSN is a URI or key=value text; without it libpq's own settings hold (PGHOST, PGSERVICE, .pgpass ...). What can be
+    found out is found out: the server's version, its tables, their replica identity, and what still has to be set.
+    """
+    path = context.config or Path("walcast.toml")
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: exists already", hint="keep it, or overwrite it with --force")
+    found = await scaffold.inspect(dsn, tables)
+    path.write_text(scaffold.render(found, sink_types or ("jsonl",)), encoding="utf-8")
+    if context.as_json:
+        output.print_json({"path": str(path), "tables": found.tables, "findings": found.findings})
+        return
+    click.echo(f"wrote {path}: {len(found.tables)} tables of {found.database} (PostgreSQL {found.version})")
+    _print_findings(found.findings)
+    click.echo("next: walcast run", err=True)
+
+
+def _print_findings(findings: tuple[object, ...]) -> None:
+    for finding in findings:
+        level = getattr(finding, "level", "info")
+        colour = {"error": "red", "warning": "yellow"}.get(str(level), "cyan")
+        message, hint = getattr(finding, "message", ""), getattr(finding, "hint", None)
+        click.echo(click.style(f"{level}: ", fg=colour, bold=True) + str(message), err=True)
+        if hint:
+            click.echo(click.style("hint: ", fg="cyan", bold=True) + str(hint), err=True)
+
+
+@click.group("config")
+def config_command() -> None:
+    """Show or check the configuration (secrets hidden)."""
+
+
+@config_command.command("show")
+@command
+async def config_show(context: Context) -> None:
+    """Print every setting in force, defaults included, with secrets hidden."""
+    settings = context.settings()
+    if context.as_json:
+        output.print_json(shown(settings))
+    else:
+        click.echo(scaffold.to_toml(shown(settings)), nl=False)
+
+
+@config_command.command("check")
+@command
+async def config_check(context: Context) -> int:
+    """Read the file, connect to the source and say what would stand in the way of `run`."""
+    settings = context.settings()
+    findings = await preflight(settings)
+    if context.as_json:
+        output.print_json({"findings": findings})
+    else:
+        _print_findings(findings)
+        if not findings:
+            click.echo("ready to run")
+    return output.OPERATOR if any(finding.level == "error" for finding in findings) else output.OK
+
+
+@click.command("sinks")
+@click.argument("kind", required=False)
+@command
+async def sinks_command(context: Context, kind: str | None) -> None:
+    """List the kinds of sink and their settings; with KIND the settings of that one."""
+    if kind is None:
+        rows = registry.sinks()
+        if context.as_json:
+            output.print_json({name: {"guarantee": e.guarantee, "summary": e.summary} for name, e in rows.items()})
+        else:
+            output.print_table(
+                ("type", "guarantee", "what it is"), [(n, e.guarantee, e.summary) for n, e in rows.items()]
+            )
+        return
+    fields = dataclasses.fields(registry.sink(kind).config_type())
+    listed = [(f.name, scaffold.default_text(f), f.metadata.get("help", "")) for f in fields]
+    if context.as_json:
+        output.print_json([{"setting": name, "default": default, "help": text} for name, default, text in listed])
+    else:
+        output.print_table(("setting", "default", "what it does"), listed)
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> None:
+    """Print the shell's completion script.
+
+    bash: eval "$(walcast completion bash)"; zsh: the same in .zshrc; fish: walcast completion fish | source
+    """
+    from click.shell_completion import get_completion_class
+
+    from walcast.cli.main import cli
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        sys.exit(output.USAGE)
+    click.echo(kind(cli, {}, "walcast", "_WALCAST_COMPLETE").source())

@@ -1,0 +1,31 @@
+"""tail: changes as they come, through a temporary slot of its own."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from walcast.app import operations
+from walcast.cli.main import Context, command
+
+
+@click.command("tail")
+@click.argument("tables", nargs=-1)
+@click.option("--dsn", help="The database [source.dsn of the configuration].")
+@click.option("-n", "--limit", type=int, help="Stop after this many changes.")
+@click.option("--seconds", type=float, help="Stop after this long.")
+@command
+async def tail_command(
+    context: Context, tables: tuple[str, ...], dsn: str | None, limit: int | None, seconds: float | None
+) -> None:
+    """Print changes from now on, one JSON object a line, until Ctrl-C.
+
+    A temporary slot (and, when none covers the TABLES, a publication that is dropped at the end) is used, so the
+    pipeline's own slot is not touched. TABLES are patterns such as 'shop.*'.
+    """
+    settings = context.settings(dsn)
+    out = sys.stdout.buffer
+    async for lines in operations.tail(settings, tables, limit=limit, seconds=seconds):
+        out.write(lines)
+        out.flush()
