@@ -6,9 +6,11 @@ pub mod index;
 
 // The stream: frames to indexes.
 pub mod assembler;
+mod batch;
 pub mod libpq;
 pub mod reader;
-pub mod spool;
+mod relations;
+mod spool;
 pub mod wire;
 
 // The values: indexes to what a sink wants.
