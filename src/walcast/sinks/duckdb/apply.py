@@ -1,0 +1,108 @@
+"""A batch's changes of one table, as a handful of statements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from walcast.model import Batch, NetChanges, UpsertGroup
+from walcast.sinks.duckdb.columns import ColumnChoices, quoted
+from walcast.sinks.duckdb.loading import Incoming, Loader
+from walcast.sinks.duckdb.replay import Replay
+from walcast.sinks.duckdb.store import Store
+from walcast.sinks.duckdb.tables import Table
+
+
+class Applier:
+    """Writes batches into tables, inside the store's open transaction."""
+
+    def __init__(self, store: Store, choices: ColumnChoices) -> None:
+        self._store = store
+        self._loader = Loader(store, choices)
+        self._replay = Replay(store, self._loader)
+
+    def snapshot(self, table: Table, batch: Batch) -> None:
+        """Adds a chunk; the first one empties the table."""
+        if batch.part is None or batch.part.number == 0:
+            self._store.execute(f"delete from {table.sql}")
+        self._append(table, batch)
+
+    def changes(self, table: Table, batch: Batch) -> None:
+        """Brings the table from before the batch to after it."""
+        counts = batch.counts(table.relation)
+        if not table.key and not (counts["update"] or counts["delete"] or counts["truncate"]):
+            self._append(table, batch)
+            return
+        net = batch.net(table.relation)
+        if net.replay:
+            self._replay.apply(table, batch)
+        else:
+            self._net(table, net)
+
+    def _append(self, table: Table, batch: Batch) -> None:
+        columns = range(len(table.columns))
+        self._loader.run(
+            table,
+            columns,
+            lambda choices: batch.table(table.relation, choices),
+            self._insert,
+            system=True,
+        )
+
+    def _insert(self, incoming: Incoming) -> int:
+        return self._store.changed(
+            f"insert into {incoming.table.sql} ({names(incoming.table, incoming.columns)}) {incoming.select()}"
+        )
+
+    def _net(self, table: Table, net: NetChanges) -> None:
+        if net.truncate:
+            self._store.execute(f"delete from {table.sql}")
+        if net.deletes is not None and len(net.deletes):
+            deletes = net.deletes
+            self._loader.run(
+                table, table.key, lambda choices: deletes.table(table.key, choices), self._delete
+            )
+        for group in net.upserts:
+            self._upsert(table, group)
+
+    def _delete(self, incoming: Incoming) -> int:
+        table = incoming.table
+        return self._store.changed(
+            f"delete from {table.sql} as t using ({incoming.select()}) as u where {matched(table)}"
+        )
+
+    def _upsert(self, table: Table, group: UpsertGroup) -> None:
+        columns = [number for number in range(len(table.columns)) if number not in group.unchanged]
+        apply = self._update if group.unchanged else self._insert if group.fresh else self._merge
+        written = self._loader.run(table, columns, lambda choices: group.rows.table(columns, choices), apply)
+        if group.unchanged and written < len(group.rows):
+            raise table.stopped(
+                "an update did not send an unchanged TOASTed column, and the copy has no such row to take it from"
+            )
+
+    def _merge(self, incoming: Incoming) -> int:
+        table, columns = incoming.table, incoming.columns
+        return self._store.changed(
+            f"merge into {table.sql} as t using ({incoming.select()}) as u on {matched(table)} "
+            f"when matched then update set {_assigned(table, columns)} "
+            f"when not matched then insert ({names(table, columns)}) "
+            f"values ({', '.join(f'u.c{number}' for number in columns)})"
+        )
+
+    def _update(self, incoming: Incoming) -> int:
+        table = incoming.table
+        return self._store.changed(
+            f"update {table.sql} as t set {_assigned(table, incoming.columns)} from ({incoming.select()}) as u "
+            f"where {matched(table)}"
+        )
+
+
+def names(table: Table, columns: Sequence[int]) -> str:
+    return ", ".join(quoted(table.columns[number].name) for number in columns)
+
+
+def matched(table: Table) -> str:
+    return " and ".join(f"t.{quoted(table.columns[number].name)} = u.c{number}" for number in table.key)
+
+
+def _assigned(table: Table, columns: Sequence[int]) -> str:
+    return ", ".join(f"{quoted(table.columns[number].name)} = u.c{number}" for number in columns)

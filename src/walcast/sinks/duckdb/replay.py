@@ -1,0 +1,310 @@
+"""Batches that do not collapse by key: a key changed, or the table has none.
+
+The changes are followed in memory, by key or by whole row, without reading a single value: what comes out is which
+rows of the copy go, and from which change each column of each new row comes. A few statements then apply
+that at once; one statement a change would take a thousand times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from walcast.model import Batch, RawChange, Relation
+from walcast.sinks.duckdb.columns import exact, quoted
+from walcast.sinks.duckdb.loading import Incoming, Loader
+from walcast.sinks.duckdb.store import Store
+from walcast.sinks.duckdb.tables import Table
+
+_NULL, _UNCHANGED = b"nu"
+
+Image = tuple[tuple[int, bytes | None], ...]
+"""(kind, bytes) of each key column, or of each column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One side of one change: where a value is to be found."""
+
+    lsn: int
+    ordinal: int
+    old: bool = False
+
+
+@dataclass(slots=True)
+class Row:
+    """A row as the batch leaves it. `origin` has the key under which the copy holds it, None for a new row; `holes` says
+    for columns that the last change did not send which change did, None: the copy."""
+
+    last: Ref
+    origin: Ref | None
+    holes: dict[int, Ref | None]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a batch does to a table: `gone` keys are deleted, then `rows` inserted. Without a key: so many copies of an
+    image are deleted or inserted."""
+
+    truncate: bool = False
+    gone: dict[Image, Ref] = field(default_factory=dict)
+    rows: dict[Image, Row] = field(default_factory=dict)
+    copies: dict[Image, int] = field(default_factory=dict)
+    refs: dict[Image, Ref] = field(default_factory=dict)
+
+
+def by_key(changes: Iterator[RawChange], relation: Relation) -> Plan:
+    """Follows rows by their keys. Raises ValueError when a new row lacks a value that nothing sent."""
+    plan, key = Plan(), relation.key
+    for change in changes:
+        if change.op == b"T":
+            plan = Plan(truncate=True)
+            continue
+        after, before = Ref(change.commit_lsn, change.ordinal), Ref(change.commit_lsn, change.ordinal, True)
+        old = _old_image(change, key)
+        new = None if change.op == b"D" else _new_image(change, key)
+        if change.op == b"I":
+            assert new is not None
+            plan.gone.setdefault(new, after)
+            _put(plan, new, Row(after, None, {}), change)
+            continue
+        where = before if old is not None else after
+        was = old if old is not None else new
+        assert was is not None
+        row = plan.rows.pop(was, None)
+        if row is None:
+            plan.gone.setdefault(was, where)
+        if new is None:
+            continue
+        if new != was:
+            plan.gone.setdefault(new, after)
+        holes: dict[int, Ref | None] = {}
+        for number, kind in enumerate(change.kinds):
+            if kind == _UNCHANGED and not _sent_old(change, number, key):
+                holes[number] = row.holes.get(number, row.last) if row is not None else None
+        origin = row.origin if row is not None else where
+        _put(plan, new, Row(after, origin, holes), change)
+    return plan
+
+
+def _put(plan: Plan, key: Image, row: Row, change: RawChange) -> None:
+    missing = row.origin is None and any(source is None for source in row.holes.values())
+    if missing or (change.op == b"I" and _UNCHANGED in change.kinds):
+        raise ValueError("a value was neither sent nor is it in the copy")
+    plan.rows[key] = row
+
+
+def by_row(changes: Iterator[RawChange], relation: Relation) -> Plan:
+    """Counts copies of whole rows: which of several equal ones goes makes no difference."""
+    plan, columns = Plan(), range(len(relation.columns))
+    for change in changes:
+        if change.op == b"T":
+            plan = Plan(truncate=True)
+            continue
+        if change.op != b"I":
+            old = _old_image(change, columns)
+            assert old is not None
+            plan.copies[old] = plan.copies.get(old, 0) - 1
+            plan.refs.setdefault(old, Ref(change.commit_lsn, change.ordinal, True))
+        if change.op != b"D":
+            new = _new_image(change, columns)
+            plan.copies[new] = plan.copies.get(new, 0) + 1
+            plan.refs.setdefault(new, Ref(change.commit_lsn, change.ordinal))
+    return plan
+
+
+def _old_image(change: RawChange, columns: Sequence[int]) -> Image | None:
+    if not change.old_kind:
+        return None
+    return tuple((change.old_kinds[number], change.old_values[number]) for number in columns)
+
+
+def _new_image(change: RawChange, columns: Sequence[int]) -> Image:
+    """An unchanged column has its old value, where that was sent."""
+    return tuple(
+        (change.old_kinds[number], change.old_values[number])
+        if change.kinds[number] == _UNCHANGED and change.old_kind
+        else (change.kinds[number], change.values[number])
+        for number in columns
+    )
+
+
+def _sent_old(change: RawChange, number: int, key: Sequence[int]) -> bool:
+    return change.old_kind == b"O" or (change.old_kind == b"K" and number in key)
+
+
+STAGE: Final = "temp._walcast_stage"
+GONE: Final = "temp._walcast_gone"
+ROWS: Final = "temp._walcast_rows"
+HOLES: Final = "temp._walcast_holes"
+RESULT: Final = "temp._walcast_result"
+
+_FILL_GONE: Final = f"""create or replace table {GONE} as
+    select unnest($1::ubigint[]) as lsn, unnest($2::ubigint[]) as ordinal, unnest($3::boolean[]) as old,
+        unnest($4::bigint[]) as copies"""
+_FILL_ROWS: Final = f"""create or replace table {ROWS} as
+    select unnest($1::bigint[]) as row, unnest($2::ubigint[]) as lsn, unnest($3::ubigint[]) as ordinal,
+        unnest($4::ubigint[]) as origin_lsn, unnest($5::ubigint[]) as origin_ordinal, unnest($6::boolean[]) as origin_old"""
+_FILL_HOLES: Final = f"""create or replace table {HOLES} as
+    select unnest($1::bigint[]) as row, unnest($2::bigint[]) as number, unnest($3::ubigint[]) as lsn,
+        unnest($4::ubigint[]) as ordinal"""
+
+
+class Replay:
+    """Applies plans, in the store's open transaction."""
+
+    def __init__(self, store: Store, loader: Loader) -> None:
+        self._store = store
+        self._loader = loader
+
+    def apply(self, table: Table, batch: Batch) -> None:
+        number = list(batch.relations).index(table.relation)
+        changes = (change for change in batch.raw() if change.op != b"M" and change.relation == number)
+        try:
+            plan = (by_key if table.key else by_row)(changes, table.relation)
+        except ValueError as error:
+            raise table.stopped(str(error)) from None
+        if plan.truncate:
+            self._store.execute(f"delete from {table.sql}")
+        self._loader.run(
+            table,
+            range(len(table.columns)),
+            lambda choices: batch.table(table.relation, choices),
+            self._stage,
+            system=True,
+        )
+        if table.key:
+            self._apply_keyed(table, plan)
+        else:
+            self._apply_copies(table, plan)
+        for name in (STAGE, GONE, ROWS, HOLES, RESULT):
+            self._store.execute(f"drop table if exists {name}")
+
+    def _stage(self, incoming: Incoming) -> int:
+        """Both sides of every change, in the copy's types."""
+        table = incoming.table
+        columns = []
+        for number in incoming.columns:
+            new, old = incoming.value(number), incoming.old(number)
+            sent = "s._old is not null" if not table.key or number in table.key else _whole_old(table)
+            columns.append(f"if(list_contains(s._unchanged, {number}) and {sent}, {old}, {new}) as n{number}")
+            columns.append(f"{old} as o{number}")
+        self._store.execute(
+            f"create or replace table {STAGE} as select _commit_lsn as lsn, _ordinal as ordinal, {', '.join(columns)} "
+            f"{incoming.source}"
+        )
+        return 0
+
+    def _apply_keyed(self, table: Table, plan: Plan) -> None:
+        self._fill_gone(list(plan.gone.values()), [1] * len(plan.gone))
+        rows = list(plan.rows.values())
+        self._store.execute(
+            _FILL_ROWS,
+            [
+                list(range(len(rows))),
+                [row.last.lsn for row in rows],
+                [row.last.ordinal for row in rows],
+                [row.origin and row.origin.lsn for row in rows],
+                [row.origin and row.origin.ordinal for row in rows],
+                [row.origin and row.origin.old for row in rows],
+            ],
+        )
+        holes = [(n, number, ref) for n, row in enumerate(rows) for number, ref in row.holes.items()]
+        self._store.execute(
+            _FILL_HOLES,
+            [
+                [n for n, _, _ in holes],
+                [number for _, number, _ in holes],
+                [ref and ref.lsn for _, _, ref in holes],
+                [ref and ref.ordinal for _, _, ref in holes],
+            ],
+        )
+        self._store.execute(_result(table, sorted({number for _, number, _ in holes})))
+        if self._store.execute(f"select 1 from {RESULT} where missing limit 1"):
+            raise table.stopped(
+                "an update did not send an unchanged TOASTed column, and the copy has no such row to take it from"
+            )
+        keys = " and ".join(
+            f"t.{quoted(table.columns[k].name)} = if(g.old, s.o{k}, s.n{k})" for k in table.key
+        )
+        self._store.execute(
+            f"delete from {table.sql} as t using {GONE} as g join {STAGE} as s using (lsn, ordinal) where {keys}"
+        )
+        columns = range(len(table.columns))
+        self._store.execute(
+            f"insert into {table.sql} ({', '.join(quoted(table.columns[n].name) for n in columns)}) "
+            f"select {', '.join(f'c{n}' for n in columns)} from {RESULT}"
+        )
+
+    def _apply_copies(self, table: Table, plan: Plan) -> None:
+        columns = range(len(table.columns))
+        images = ", ".join(f"if(g.old, s.o{n}, s.n{n}) as c{n}" for n in columns)
+        surplus = [image for image, copies in plan.copies.items() if copies < 0]
+        if surplus:
+            copies = [-plan.copies[image] for image in surplus]
+            self._fill_gone([plan.refs[image] for image in surplus], copies)
+            same = " and ".join(
+                f"{exact('t.' + quoted(c.name), c.target)} is not distinct from {exact(f'u.c{n}', c.target)}"
+                for n, c in enumerate(table.columns)
+            )
+            deleted = self._store.changed(
+                f"delete from {table.sql} where rowid in (select found from ("
+                f"select t.rowid as found, u.copies, row_number() over (partition by u.lsn, u.ordinal) as place "
+                f"from {table.sql} as t join (select g.lsn, g.ordinal, g.copies, {images} "
+                f"from {GONE} as g join {STAGE} as s using (lsn, ordinal)) as u on {same}) where place <= copies)"
+            )
+            if deleted != sum(copies):
+                raise table.stopped("rows that the source changed are not in the copy")
+        added = [image for image, copies in plan.copies.items() if copies > 0]
+        if added:
+            self._fill_gone([plan.refs[image] for image in added], [plan.copies[image] for image in added])
+            self._store.execute(
+                f"insert into {table.sql} ({', '.join(quoted(c.name) for c in table.columns)}) "
+                f"select {', '.join(f'c{n}' for n in columns)} from (select {images}, unnest(range(g.copies)) "
+                f"from {GONE} as g join {STAGE} as s using (lsn, ordinal))"
+            )
+
+    def _fill_gone(self, refs: Sequence[Ref], copies: list[int]) -> None:
+        self._store.execute(
+            _FILL_GONE,
+            [[r.lsn for r in refs], [r.ordinal for r in refs], [r.old for r in refs], copies],
+        )
+
+
+def _whole_old(table: Table) -> str:
+    """Whether a change carries the whole old row, and not its key alone."""
+    return "s._old is not null" if table.relation.identity == "f" else "false"
+
+
+def _result(table: Table, holed: Sequence[int]) -> str:
+    """The statement that puts the new rows together: from the last change, an earlier one, or the copy's row."""
+    columns = []
+    for number, column in enumerate(table.columns):
+        if number in holed:
+            columns.append(
+                f"case when h{number}.row is null then s.n{number} when h{number}.lsn is null "
+                f"then t.{quoted(column.name)} else s{number}.n{number} end as c{number}"
+            )
+        else:
+            columns.append(f"s.n{number} as c{number}")
+    if not holed:
+        return (
+            f"create or replace table {RESULT} as select {', '.join(columns)}, false as missing "
+            f"from {ROWS} as r join {STAGE} as s on s.lsn = r.lsn and s.ordinal = r.ordinal"
+        )
+    key = " and ".join(
+        f"t.{quoted(table.columns[k].name)} = if(r.origin_old, o.o{k}, o.n{k})" for k in table.key
+    )
+    joins = "".join(
+        f" left join {HOLES} as h{n} on h{n}.row = r.row and h{n}.number = {n}"
+        f" left join {STAGE} as s{n} on s{n}.lsn = h{n}.lsn and s{n}.ordinal = h{n}.ordinal"
+        for n in holed
+    )
+    missing = " or ".join(f"(h{n}.row is not null and h{n}.lsn is null)" for n in holed)
+    return (
+        f"create or replace table {RESULT} as select {', '.join(columns)}, t.rowid is null and ({missing}) as missing "
+        f"from {ROWS} as r join {STAGE} as s on s.lsn = r.lsn and s.ordinal = r.ordinal "
+        f"left join {STAGE} as o on o.lsn = r.origin_lsn and o.ordinal = r.origin_ordinal "
+        f"left join {table.sql} as t on {key}{joins}"
+    )

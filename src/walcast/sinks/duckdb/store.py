@@ -1,0 +1,297 @@
+"""The DuckDB file: one connection in one thread, its own bookkeeping tables, and its errors in our terms."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import duckdb
+
+from walcast.model import (
+    Checkpoint,
+    Fenced,
+    Lsn,
+    OperatorError,
+    Position,
+    SinkUnavailable,
+    WalcastError,
+)
+
+T = TypeVar("T")
+
+_BOOKKEEPING: Final = (
+    "create schema if not exists _walcast",
+    """create table if not exists _walcast.checkpoints (
+        pipeline varchar, sink varchar, epoch bigint, commit_lsn ubigint, ordinal ubigint, through ubigint)""",
+    "create table if not exists _walcast.journal (pipeline varchar, sink varchar, key varchar, value varchar)",
+    """create table if not exists _walcast.tables (
+        pipeline varchar, sink varchar, source_schema varchar, source_table varchar, oid ubigint,
+        target_schema varchar, target_table varchar, columns varchar)""",
+)
+
+_LOAD_CHECKPOINT: Final = """select epoch, commit_lsn, ordinal, through from _walcast.checkpoints
+    where pipeline = ? and sink = ?"""
+_FIRST_CHECKPOINT: Final = """insert into _walcast.checkpoints
+    select $1, $2, $3, $4, $5, $6
+    where not exists (select 1 from _walcast.checkpoints where pipeline = $1 and sink = $2)"""
+_NEXT_CHECKPOINT: Final = """update _walcast.checkpoints set epoch = $3, commit_lsn = $4, ordinal = $5, through = $6
+    where pipeline = $1 and sink = $2 and epoch = $7 and commit_lsn = $8 and ordinal = $9 and through = $10"""
+
+_QUERY_ROWS: Final = 10_000
+
+
+class Store:
+    """An open DuckDB file. Every method but `call`, `read` and `close` runs in the one worker thread.
+
+    DuckDB's calls block, and a connection serves one call at a time; the event loop must not wait for either.
+    """
+
+    def __init__(self, path: Path, pipeline: str, sink: str, settings: dict[str, str]) -> None:
+        self.path = path
+        self.owner = (pipeline, sink)
+        self._settings = settings
+        self._writer = ThreadPoolExecutor(1, "walcast-duckdb")
+        self._readers = ThreadPoolExecutor(2, "walcast-duckdb-read")
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._checkpoint: Checkpoint | None = None
+        self.in_transaction = False
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs it in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, function, *args)
+
+    async def open(self) -> None:
+        await self.call(self._open)
+
+    async def close(self) -> None:
+        """Rolls back what is open and lets go of the file. A statement at work is interrupted."""
+        if self._connection is not None:
+            self._connection.interrupt()
+            await self.call(self._close)
+        self._writer.shutdown()
+        self._readers.shutdown()
+
+    def _open(self) -> None:
+        with translated(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = duckdb.connect(str(self.path), config=dict(self._settings))
+            self._connection.execute("set TimeZone = 'UTC'")
+            for statement in _BOOKKEEPING:
+                self._connection.execute(statement)
+            row = self._connection.execute(_LOAD_CHECKPOINT, self.owner).fetchone()
+        if row is not None:
+            self._checkpoint = Checkpoint(row[0], Position(Lsn(row[1]), row[2]), Lsn(row[3]))
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self.rollback()
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The one that was read when the file was opened, or written since."""
+        return self._checkpoint
+
+    def execute(self, statement: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        """Runs one statement to its end. Raises DuckDB's own errors: see `translated`."""
+        assert self._connection is not None
+        return self._connection.execute(statement, parameters).fetchall()
+
+    def changed(self, statement: str, parameters: object = None) -> int:
+        """Runs an insert, update or delete; how many rows it touched."""
+        rows = self.execute(statement, parameters)
+        return int(rows[0][0]) if rows else 0
+
+    @contextmanager
+    def arrow(self, name: str, table: object) -> Iterator[None]:
+        """An Arrow table that statements can select from under `name`."""
+        assert self._connection is not None
+        self._connection.register(name, table)
+        try:
+            yield
+        finally:
+            if self._connection is not None:
+                self._connection.unregister(name)
+
+    def begin(self) -> None:
+        """Joins the open transaction, or starts one."""
+        if not self.in_transaction:
+            self.execute("begin transaction")
+            self.in_transaction = True
+
+    def commit(self, checkpoint: Checkpoint | None) -> None:
+        """Makes the transaction durable, with the checkpoint, if the stored one is still what this store knows."""
+        if checkpoint is not None and checkpoint != self._checkpoint:
+            self._save(checkpoint)
+        self.execute("commit")
+        self.in_transaction = False
+        if checkpoint is not None:
+            self._checkpoint = checkpoint
+
+    def rollback(self) -> None:
+        if self.in_transaction:
+            self.in_transaction = False
+            with suppress(duckdb.Error):  # it may have rolled back by itself
+                self.execute("rollback")
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        position = checkpoint.position
+        values = [
+            *self.owner,
+            checkpoint.epoch,
+            int(position.commit_lsn),
+            position.ordinal,
+            int(checkpoint.through),
+        ]
+        if self._checkpoint is None:
+            written = self.changed(_FIRST_CHECKPOINT, values)
+        else:
+            known = self._checkpoint
+            previous = [
+                known.epoch,
+                int(known.position.commit_lsn),
+                known.position.ordinal,
+                int(known.through),
+            ]
+            written = self.changed(_NEXT_CHECKPOINT, values + previous)
+        if written != 1:
+            raise fenced(self.path)
+
+    async def read(self, statement: str, limit: int = _QUERY_ROWS) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """A query beside the writer: column names, and at most `limit` rows. It sees committed data and cannot write."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, statement, limit)
+
+    def _read(self, statement: str, limit: int) -> tuple[list[str], list[tuple[Any, ...]]]:
+        if self._connection is None:
+            raise OperatorError(f"{self.path} is not open")
+        try:
+            kinds = [part.type.name for part in duckdb.extract_statements(statement)]
+        except duckdb.Error as error:
+            raise OperatorError(f"DuckDB does not understand the query: {first_line(error)}") from None
+        if kinds != ["SELECT"]:
+            raise OperatorError(
+                "only one SELECT can be asked here", hint="the file belongs to the running pipeline"
+            )
+        with self._connection.cursor() as cursor:
+            try:
+                cursor.execute("set TimeZone = 'UTC'")
+                cursor.execute("begin transaction read only")
+                result = cursor.execute(statement)
+                return [column[0] for column in result.description or ()], result.fetchmany(limit)
+            except duckdb.Error as error:
+                raise OperatorError(f"the query failed: {first_line(error)}") from None
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A second connection, with transactions of its own."""
+        assert self._connection is not None
+        return self._connection.cursor()
+
+    def journal(self) -> DuckDBJournal:
+        return DuckDBJournal(self)
+
+
+class DuckDBJournal:
+    """The pipeline's journal, in the same file. It has a connection of its own: an entry is durable at once, also while a
+    split transaction is open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def load(self) -> dict[str, Any]:
+        return await self._store.call(self._load)
+
+    async def save(self, key: str, value: Any) -> None:
+        await self._store.call(self._save, key, value)
+
+    def _load(self) -> dict[str, Any]:
+        statement = "select key, value from _walcast.journal where pipeline = ? and sink = ?"
+        with translated(self._store.path), self._store.cursor() as cursor:
+            return {
+                key: json.loads(value)
+                for key, value in cursor.execute(statement, self._store.owner).fetchall()
+            }
+
+    def _save(self, key: str, value: Any) -> None:
+        with translated(self._store.path), self._store.cursor() as cursor:
+            cursor.execute("begin transaction")
+            cursor.execute(
+                "delete from _walcast.journal where pipeline = ? and sink = ? and key = ?",
+                (*self._store.owner, key),
+            )
+            if value is not None:
+                cursor.execute(
+                    "insert into _walcast.journal values (?, ?, ?, ?)",
+                    (*self._store.owner, key, json.dumps(value)),
+                )
+            cursor.execute("commit")
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turns DuckDB's errors into ours. Messages of conversions hold cell values and are not repeated."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _translate(error, path) from (None if isinstance(error, duckdb.DataError) else error)
+    except OSError as error:
+        raise OperatorError(
+            f"{path} cannot be used: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+
+
+def _translate(error: duckdb.Error, path: Path) -> WalcastError:
+    text = first_line(error)
+    if isinstance(error, duckdb.InterruptException):
+        return SinkUnavailable(f"{path}: a statement was interrupted")
+    if isinstance(error, duckdb.TransactionException) and "onflict" in text:
+        return fenced(path)
+    if "Conflicting lock" in text or "Could not set lock" in text:
+        return OperatorError(
+            f"{path} is open in another process",
+            hint="a DuckDB file has one writer: close the other program, or read through `walcast` while it runs",
+        )
+    if "No space left" in text or "out of disk space" in text.lower() or "File too large" in text:
+        return OperatorError(
+            f"{path}: the disk is full", hint="free some space; nothing of the batch was kept"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return OperatorError(f"{path}: DuckDB ran out of memory", hint="raise the sink's memory_limit")
+    if "not a valid DuckDB database" in text or isinstance(
+        error, (duckdb.FatalException, duckdb.InternalException)
+    ):
+        return OperatorError(
+            f"{path} is damaged, or is not a DuckDB file",
+            hint="move it away and run again: the copy is made anew from a snapshot",
+        )
+    if isinstance(error, duckdb.IOException):
+        return OperatorError(
+            f"{path} cannot be used: {text}", hint="check the path, its permissions and the disk"
+        )
+    if isinstance(error, duckdb.DataError):
+        return OperatorError(f"{path}: DuckDB cannot hold a value")
+    return OperatorError(f"{path}: {text}")
+
+
+def fenced(path: Path) -> Fenced:
+    return Fenced(
+        f"{path}: somebody else wrote this pipeline's checkpoint",
+        hint="two pipelines of the same name write into one file; stop one, or give it another name",
+    )
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def configuration(memory_limit: int, threads: int | None) -> dict[str, str]:
+    """DuckDB's settings."""
+    settings = {"memory_limit": f"{memory_limit}B"}
+    if threads is not None:
+        settings["threads"] = str(threads)
+    return settings
