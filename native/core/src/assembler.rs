@@ -57,7 +57,7 @@ pub enum Error {
 /// What a frame was.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fed {
-    Data,
+    Data { lsn: u64 },
     Keepalive { end: u64, reply: bool },
 }
 
@@ -117,18 +117,20 @@ impl Assembler {
     #[inline]
     pub fn feed(&mut self, payload: &[u8]) -> Result<Fed, Error> {
         match wire::frame(payload)? {
-            Frame::Data { message, sent, .. } if self.block.is_none() => {
-                self.apply(wire::message(message, false)?, sent)?
+            Frame::Data { start, end, sent, message } => {
+                match self.block {
+                    None => self.apply(wire::message(message, false)?, sent)?,
+                    Some(top) => self.spool(top, message)?,
+                }
+                Ok(Fed::Data { lsn: start.max(end) })
             }
-            Frame::Data { message, .. } => self.spool(message)?,
             Frame::Keepalive { end, reply } => {
                 if self.open.is_none() {
                     self.through = self.through.max(end);
                 }
-                return Ok(Fed::Keepalive { end, reply });
+                Ok(Fed::Keepalive { end, reply })
             }
         }
-        Ok(Fed::Data)
     }
 
     /// A committed transaction is on its way out of the spool: call `replay`, and feed nothing, until it is not.
@@ -170,6 +172,10 @@ impl Assembler {
     #[inline]
     pub fn waiting(&self) -> usize {
         if self.batch.has_whole() { self.batch.nbytes() } else { 0 }
+    }
+
+    pub fn has_sealed(&self) -> bool {
+        !self.sealed.is_empty()
     }
 
     pub fn pop(&mut self) -> Option<Delivery> {
@@ -259,8 +265,7 @@ impl Assembler {
     }
 
     /// A message inside a stream block.
-    fn spool(&mut self, message: Cursor<'_>) -> Result<(), Error> {
-        let Some(top) = self.block else { return Ok(()) };
+    fn spool(&mut self, top: u32, message: Cursor<'_>) -> Result<(), Error> {
         let (tag, xid) = wire::streamed(message)?;
         if xid.is_none() && tag != b'O' {
             // Everything but Stream Stop is out of place here; unknown and two-phase messages say so themselves.

@@ -2,8 +2,10 @@
 //!
 //! Nothing is converted here. Readers (Arrow, net changes, COPY, JSON, rows) walk the index on demand.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::event::Event;
 
 /// How a value was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,17 +145,34 @@ pub struct Transaction {
 
 /// The memory that all live indexes hold, bytes. The reader waits when it reaches the pipeline's budget.
 #[derive(Default, Debug)]
-pub struct Budget(AtomicUsize);
+pub struct Budget {
+    used: AtomicUsize,
+    awaited: AtomicBool,
+    room: OnceLock<Arc<Event>>,
+}
 
 impl Budget {
+    /// `room` is set when memory is given back while somebody waits for it.
+    pub fn with_room(room: Arc<Event>) -> Budget {
+        Budget { room: OnceLock::from(room), ..Budget::default() }
+    }
     pub fn used(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        self.used.load(Ordering::SeqCst)
     }
     pub fn add(&self, n: usize) {
-        self.0.fetch_add(n, Ordering::AcqRel);
+        self.used.fetch_add(n, Ordering::SeqCst);
     }
     pub fn sub(&self, n: usize) {
-        self.0.fetch_sub(n, Ordering::AcqRel);
+        self.used.fetch_sub(n, Ordering::SeqCst);
+        if self.awaited.swap(false, Ordering::SeqCst)
+            && let Some(room) = self.room.get()
+        {
+            room.set();
+        }
+    }
+    /// Asks for `room` to be set at the next `sub`. Look at `used` again after this.
+    pub fn wait(&self) {
+        self.awaited.store(true, Ordering::SeqCst);
     }
 }
 

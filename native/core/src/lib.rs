@@ -1,6 +1,7 @@
 //! Everything on Walcast's hot path that is not a server: pgoutput and COPY in, indexes, Arrow, net changes, COPY and JSON
 //! out. No Python in here.
 
+pub mod event;
 pub mod fault;
 pub mod index;
 
@@ -8,6 +9,7 @@ pub mod index;
 pub mod assembler;
 mod batch;
 pub mod libpq;
+mod pace;
 pub mod reader;
 mod relations;
 mod spool;
