@@ -47,14 +47,13 @@ impl View {
         self.len() == 0
     }
 
-    /// The entry at this place of the view.
-    pub fn entry(&self, place: usize) -> &Entry {
-        let number = self.selected.as_ref().map_or(place, |selected| selected[place] as usize);
-        &self.index.entries[number]
+    /// The number (in the index) of the entry at this place of the view.
+    pub fn number(&self, place: usize) -> usize {
+        self.selected.as_ref().map_or(place, |selected| selected[place] as usize)
     }
 
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        (0..self.len()).map(|place| self.entry(place))
+        (0..self.len()).map(|place| &self.index.entries[self.number(place)])
     }
 
     /// The numbers (in the index) of the relation's entries.

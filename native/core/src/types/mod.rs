@@ -15,7 +15,7 @@ mod digits;
 mod extension;
 pub mod float;
 mod geometry;
-mod nested;
+pub mod nested;
 mod network;
 pub mod numeric;
 pub mod oid;
