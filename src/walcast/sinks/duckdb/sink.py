@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 from walcast.model import (
@@ -14,6 +16,7 @@ from walcast.model import (
     Relation,
     SinkContext,
     TableId,
+    TableStopped,
 )
 from walcast.sinks.duckdb.apply import Applier
 from walcast.sinks.duckdb.columns import ColumnChoices, quoted
@@ -60,10 +63,10 @@ class DuckDBSink:
         return self._store.checkpoint
 
     async def prepare(self, relation: Relation) -> None:
-        await self._store.call(self._guarded, self._prepare, relation)
+        await self._store.call(self._prepare, relation)
 
     async def write(self, batch: Batch) -> Durability:
-        return await self._store.call(self._guarded, self._write, batch)
+        return await self._store.call(self._write, batch)
 
     async def flush(self) -> None:
         """Nothing waits: a write that is not part of an open transaction was durable when it returned."""
@@ -83,36 +86,44 @@ class DuckDBSink:
         """Answers one SELECT from committed data, beside the writer: column names, and the first 10,000 rows."""
         return await self._store.read(statement)
 
-    def _guarded(self, function: Any, argument: Any) -> Any:
-        """Leaves no transaction half done: on an error all parts of it are rolled back."""
+    def _prepare(self, relation: Relation) -> None:
+        joins = self._store.in_transaction
+        with self._whole_or_nothing():
+            self._store.begin()
+            stopped: TableStopped | None = None
+            try:
+                self._prepared[relation.table] = self._tables.ready(relation)
+            except TableStopped as error:
+                stopped = error  # nothing was changed: the earlier parts of a transaction stay
+            if not joins:
+                self._store.commit(None)
+        if stopped is not None:
+            raise stopped
+
+    def _write(self, batch: Batch) -> Durability:
+        with self._whole_or_nothing():
+            if batch.kind == "changes":
+                self._follow_parts(batch)
+            self._store.begin()
+            for relation in batch.relations:
+                if batch.kind == "snapshot" or any(batch.counts(relation).values()):
+                    self._apply(self._table(relation), batch)
+            if self._next_part:
+                return Durability.ACCEPTED
+            self._store.commit(batch.checkpoint)
+        return Durability.DURABLE
+
+    @contextmanager
+    def _whole_or_nothing(self) -> Iterator[None]:
+        """On an error every part of the open transaction is rolled back."""
         try:
             with translated(self._store.path):
-                return function(argument)
+                yield
         except BaseException:
             self._store.rollback()
             self._prepared.clear()
             self._next_part = 0
             raise
-
-    def _prepare(self, relation: Relation) -> None:
-        joins = self._store.in_transaction
-        self._store.begin()
-        self._prepared[relation.table] = self._tables.ready(relation)
-        if not joins:
-            self._store.commit(None)
-
-    def _write(self, batch: Batch) -> Durability:
-        changes = batch.kind == "changes"
-        if changes:
-            self._follow_parts(batch)
-        self._store.begin()
-        for relation in batch.relations:
-            if any(batch.counts(relation).values()):
-                self._apply(self._table(relation), batch)
-        if self._next_part:
-            return Durability.ACCEPTED
-        self._store.commit(batch.checkpoint)
-        return Durability.DURABLE
 
     def _follow_parts(self, batch: Batch) -> None:
         number = batch.part.number if batch.part is not None else 0

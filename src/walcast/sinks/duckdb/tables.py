@@ -102,8 +102,7 @@ class Tables:
         elif known.columns is None:
             return replace(table, schema=known.schema, name=known.name, rebuild=True)
         else:
-            table = replace(table, schema=known.schema, name=known.name)
-            self._follow(table, known, known.columns)
+            table = self._follow(replace(table, schema=known.schema, name=known.name), known, known.columns)
         return table
 
     def rebuilt(self, table: Table) -> Table:
@@ -114,14 +113,6 @@ class Tables:
         fresh = self._wanted(table.relation)
         self._create(fresh)
         return fresh
-
-    def spoil(self, relation: Relation) -> None:
-        """Remembers that the table's contents no longer follow the source, whatever becomes of the open transaction."""
-        with self._store.cursor() as cursor:
-            try:
-                cursor.execute(_SPOIL, [*self._store.owner, *relation.table])
-            except duckdb.TransactionException:
-                log.debug("table_changed_in_transaction", extra={"table": str(relation.table)})
 
     def _wanted(self, relation: Relation) -> Table:
         columns = tuple(
@@ -177,47 +168,61 @@ class Tables:
             _RECORD, [*owner, *relation.table, relation.oid, table.schema, table.name, columns]
         )
 
-    def _follow(self, table: Table, known: _Known, before: tuple[TargetColumn, ...]) -> None:
+    def _follow(self, table: Table, known: _Known, before: tuple[TargetColumn, ...]) -> Table:
+        """Alters the copy. All that can stop it is asked before anything is changed."""
         relation = table.relation
         if known.source != relation.table:
-            self._rename_table(table, known)
+            self._may_rename(table, known)
         elif known.oid != relation.oid:
-            self._stop(table, "it was dropped and made again at the source")
-        if before == table.columns and known.source == relation.table:
-            return
-        pairs = self._paired(table, before)
+            self._stop(table, known, "it was dropped and made again at the source")
+        elif before == table.columns:
+            return table
+        pairs = self._paired(table, known, before)
         for old, new in pairs.values():
             if not follows(old.target, old.source, new.target, new.source):
                 self._stop(
                     table,
+                    known,
                     f"column {new.name!r} changed from {old.source.name} to {new.source.name}, and the source sends "
                     f"nothing for the rows that it rewrote",
                 )
+        if known.source != relation.table:
+            table = self._rename_table(table, known)
         self._alter(table, pairs)
         self._record(table)
+        return table
 
-    def _rename_table(self, table: Table, known: _Known) -> None:
-        if not self._schema and known.source.schema != table.relation.table.schema:
-            self._stop(table, f"it moved here from schema {known.source.schema}", known.source)
-        if self._store.execute(_PHYSICAL, [table.schema, table.relation.table.name]):
+    def _may_rename(self, table: Table, known: _Known) -> None:
+        relation = table.relation
+        if not self._schema and known.source.schema != relation.table.schema:
+            self._stop(table, known, f"it moved here from schema {known.source.schema}")
+        if self._store.execute(_PHYSICAL, [table.schema, relation.table.name]):
             self._stop(
-                table,
-                f"it was renamed from {known.source}, and the copy has a table of that name",
-                known.source,
+                table, known, f"it was renamed from {known.source}, and the copy has a table of that name"
             )
-        self._store.execute(f"alter table {table.sql} rename to {quoted(table.relation.table.name)}")
-        self._store.execute(_FORGET, [*self._store.owner, *known.source])
-        self._record(replace(table, name=table.relation.table.name))
-        log.info("table_renamed", extra={"table": str(table.relation.table), "before": str(known.source)})
 
-    def _stop(self, table: Table, message: str, recorded: TableId | None = None) -> None:
+    def _rename_table(self, table: Table, known: _Known) -> Table:
+        name = table.relation.table.name
+        self._store.execute(f"alter table {table.sql} rename to {quoted(name)}")
+        self._store.execute(_FORGET, [*self._store.owner, *known.source])
+        log.info("table_renamed", extra={"table": str(table.relation), "before": str(known.source)})
+        return replace(table, name=name)
+
+    def _spoil(self, source: TableId) -> None:
+        """In a transaction of its own: whatever becomes of the open one."""
+        with self._store.cursor() as cursor:
+            try:
+                cursor.execute(_SPOIL, [*self._store.owner, *source])
+            except duckdb.TransactionException:
+                log.debug("table_changed_in_transaction", extra={"table": str(source)})
+
+    def _stop(self, table: Table, known: _Known, message: str) -> None:
         """Records that only a snapshot can bring the table back, and raises."""
-        relation = table.relation if recorded is None else replace(table.relation, table=recorded)
-        self.spoil(relation)
+        self._spoil(known.source)
         raise table.stopped(message)
 
     def _paired(
-        self, table: Table, before: tuple[TargetColumn, ...]
+        self, table: Table, known: _Known, before: tuple[TargetColumn, ...]
     ) -> dict[int, tuple[TargetColumn, TargetColumn]]:
         """Each column that was there before, with what it was: by attribute number, or by name where none is known."""
         by_attnum = {column.attnum: column for column in before if column.attnum is not None}
@@ -234,7 +239,9 @@ class Tables:
         unproven = [c.name for n, c in enumerate(table.columns) if n not in pairs and c.attnum is None]
         if unproven and len(pairs) < len(before):
             self._stop(
-                table, f"column {unproven[0]!r} may be a renamed one: its attribute number is not known"
+                table,
+                known,
+                f"column {unproven[0]!r} may be a renamed one: its attribute number is not known",
             )
         return pairs
 
