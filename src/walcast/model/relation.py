@@ -61,6 +61,8 @@ class Column:
     key: bool = False
     nullable: bool = True
     generated: bool = False
+    missing: str | None = None
+    unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,10 @@ _COLUMNS: Final[LiteralString] = """
 select a.attrelid::int8, n.nspname::text, c.relname::text, c.relreplident::text,
        a.attname::text, a.atttypid::int8, a.atttypmod, pg_catalog.format_type(a.atttypid, a.atttypmod),
        a.attnum, not a.attnotnull, a.attgenerated <> '',
-       coalesce(a.attnum = any (k.indkey[0 : k.indnkeyatts - 1]), false)
+       coalesce(a.attnum = any (k.indkey[0 : k.indnkeyatts - 1]), false),
+       case when a.atthasmissing then (a.attmissingval::text::text[])[1] end,
+       not a.atthasmissing and (a.atthasdef or a.attidentity <> '' or exists (
+           select from pg_catalog.pg_type d where d.oid = a.atttypid and d.typdefault is not null))
   from pg_catalog.pg_attribute a
   join pg_catalog.pg_class c on c.oid = a.attrelid
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -141,6 +144,8 @@ def _column(row: tuple[Any, ...], types: dict[int, TypeInfo]) -> Column:
         nullable=row[9],
         generated=row[10],
         key=row[11],
+        missing=row[12],
+        unproven=row[13],
     )
 
 
