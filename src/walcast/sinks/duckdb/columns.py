@@ -109,6 +109,13 @@ def loaded(value: str, target: str, native: bool) -> str:
     return f"cast({value} as {target})"
 
 
+def from_text(value: str, target: str) -> str:
+    """The expression that makes PostgreSQL's text of a value a `target`."""
+    if target == "BLOB":
+        return f"unhex(substring({value}, 3))"
+    return loaded(value, target, native=False)
+
+
 def exact(value: str, target: str) -> str:
     """An expression that is equal only for identical values: for floats -0 is not 0, and their text tells them apart."""
     return f"cast({value} as varchar)" if target in ("FLOAT", "DOUBLE") or target.endswith("[]") else value

@@ -15,7 +15,15 @@ from typing import Final
 import duckdb
 
 from walcast.model import Relation, TableId, TableStopped
-from walcast.sinks.duckdb.columns import ColumnChoices, SourceType, duckdb_type, follows, quoted
+from walcast.sinks.duckdb.columns import (
+    ColumnChoices,
+    SourceType,
+    duckdb_type,
+    follows,
+    from_text,
+    literal,
+    quoted,
+)
 from walcast.sinks.duckdb.store import Store
 
 log = logging.getLogger("walcast.sinks.duckdb")
@@ -186,6 +194,15 @@ class Tables:
                     f"column {new.name!r} changed from {old.source.name} to {new.source.name}, and the source sends "
                     f"nothing for the rows that it rewrote",
                 )
+        rows = bool(self._store.execute(f"select 1 from {table.sql} limit 1"))
+        for number, column in enumerate(relation.columns):
+            listed = column.missing is not None and table.columns[number].target.endswith("[]")
+            if rows and number not in pairs and (column.unproven or listed):
+                self._stop(
+                    table,
+                    known,
+                    f"column {column.name!r} was added, and its value in the rows from before is not known",
+                )
         if known.source != relation.table:
             table = self._rename_table(table, known)
         self._alter(table, pairs)
@@ -251,9 +268,9 @@ class Tables:
             renamed
         ):  # by way of other names: two columns may have swapped theirs
             self._rename_column(table, old_name, f"_walcast_renamed_{number}")
-        added = [column for number, column in enumerate(table.columns) if number not in pairs]
+        added = {n: column for n, column in enumerate(table.columns) if n not in pairs}
         taken = {str(row[0]).lower() for row in self._store.execute(_PHYSICAL, [table.schema, table.name])}
-        for name in [new for _, new in renamed] + [column.name for column in added]:
+        for name in [new for _, new in renamed] + [column.name for column in added.values()]:
             if name.lower() in taken:
                 kept = next(free for free in _numbered(f"{name}_dropped") if free.lower() not in taken)
                 taken.add(kept.lower())
@@ -269,8 +286,14 @@ class Tables:
                     f"alter table {table.sql} alter column {quoted(new.name)} type {new.target}"
                 )
                 log.info("column_widened", extra={"table": str(table.relation), "column": new.name})
-        for column in added:
+        for number, column in added.items():
             self._store.execute(f"alter table {table.sql} add column {quoted(column.name)} {column.target}")
+            missing = table.relation.columns[number].missing
+            if (
+                missing is not None
+            ):  # what the rows hold that were there before; the source sends nothing for them
+                value = from_text(literal(missing), column.target)
+                self._store.execute(f"update {table.sql} set {quoted(column.name)} = {value}")
             log.info("column_added", extra={"table": str(table.relation), "column": column.name})
 
     def _rename_column(self, table: Table, old: str, new: str) -> None:
