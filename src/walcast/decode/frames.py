@@ -67,7 +67,7 @@ class RowSet(Protocol):
         ...
 
 
-NetTuple = tuple[bool, bool, bool, bool, RowSet | None, list[tuple[list[int], bool, RowSet]]]
+NetTuple = tuple[bool, bool, bool, bool, RowSet | None, Sequence[tuple[list[int], bool, RowSet]]]
 """The fields of `walcast.model.NetChanges`: truncate, cascade, restart identity, replay, deletes,
 [(unchanged columns, fresh, rows)]."""
 

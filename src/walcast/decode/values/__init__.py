@@ -6,6 +6,8 @@ postgres, shortest floats, bytea in hex, lc_monetary C), the same byte for byte 
 
 from __future__ import annotations
 
+from functools import partial
+
 from walcast.decode.builtin import BUILTIN
 from walcast.decode.values import nested, scalars, search, shapes, temporal
 from walcast.decode.values.nested import TextOf
@@ -100,9 +102,9 @@ def _text_of(info: TypeInfo) -> TextOf | None:
     if info.kind == "enum":
         return scalars.text
     if info.kind == "composite":
-        fields = [_text_of(_known(field)) for _, field in info.fields]
-        known = [field for field in fields if field is not None]
-        return nested.composite(known) if len(known) == len(fields) else None
+        fields = {field.oid: _text_of(_known(field)) for _, field in info.fields}
+        known = {oid: text for oid, text in fields.items() if text is not None}
+        return nested.composite(partial(_field, known)) if len(known) == len(fields) else None
     element = None if info.element is None else _text_of(_known(info.element))
     if info.element is None or element is None:
         return None
@@ -113,6 +115,13 @@ def _text_of(info: TypeInfo) -> TextOf | None:
     if info.kind == "multirange":
         return nested.multirange(element)
     return element if info.kind == "domain" else None
+
+
+def _field(known: dict[int, TextOf], oid: int) -> TextOf:
+    found = known.get(oid) or (_text_of(BUILTIN[oid]) if oid in BUILTIN else None)
+    if found is None:
+        raise DecodeError(f"a composite value with a field of an unknown type (oid {oid})", offset=0)
+    return found
 
 
 def _unreadable(info: TypeInfo) -> TextOf:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from walcast.decode.values.cursor import I32, U32, Cursor
@@ -63,25 +63,23 @@ def vector(element: TextOf) -> TextOf:
     return text
 
 
-def composite(fields: Sequence[TextOf]) -> TextOf:
+def composite(field_type: Callable[[int], TextOf]) -> TextOf:
+    """`field_type` gives what reads a type, by the oid that the value itself names: it may be older than the catalog."""
+
     def text(data: bytes) -> str:
-        values = composite_items(data, fields)
-        return "(" + ",".join("" if value is None else _field(value) for value in values) + ")"
+        items = composite_items(data)
+        values = ["" if item is None else _field(field_type(oid)(item)) for oid, item in items]
+        return f"({','.join(values)})"
 
     return text
 
 
-def composite_items(data: bytes, fields: Sequence[Callable[[bytes], T]]) -> list[T | None]:
+def composite_items(data: bytes) -> list[tuple[int, bytes | None]]:
+    """(type oid, value) of each field."""
     cursor = Cursor(data)
-    if cursor.count(8) != len(fields):
-        raise DecodeError("a composite value with another number of fields than its type", offset=0)
-    values: list[T | None] = []
-    for field in fields:
-        cursor.number(U32)
-        piece = cursor.sized()
-        values.append(None if piece is None else field(piece))
+    items = [(cursor.number(U32), cursor.sized()) for _ in range(cursor.count(8))]
     cursor.end()
-    return values
+    return items
 
 
 def range_of(bound: TextOf) -> TextOf:

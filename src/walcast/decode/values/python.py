@@ -68,20 +68,29 @@ def _array_loaders(
 def _composite_loaders(
     info: TypeInfo, text_of_binary: Callable[[TypeInfo], nested.TextOf]
 ) -> tuple[Loader, Loader]:
+    """Dicts; a value from before the type was altered stays text, for nothing says what its fields were called."""
     names = [name for name, _ in info.fields]
+    oids = [field.oid for _, field in info.fields]
+    whole_text = text_of_binary(info)
     fields = [loaders_of(field, text_of_binary) for _, field in info.fields]
 
     def text(data: bytes) -> Any:
         items = composite_literal(utf8(data)) if fields else []
         if len(items) != len(fields):
-            raise DecodeError("a composite value with another number of fields than its type", offset=0)
+            return utf8(data)
         return {
             name: None if item is None else field[0](item.encode())
             for name, item, field in zip(names, items, fields, strict=True)
         }
 
     def binary(data: bytes) -> Any:
-        return dict(zip(names, nested.composite_items(data, [field[1] for field in fields]), strict=True))
+        items = nested.composite_items(data)
+        if [oid for oid, _ in items] != oids:
+            return whole_text(data)
+        return {
+            name: None if item is None else field[1](item)
+            for name, (_, item), field in zip(names, items, fields, strict=True)
+        }
 
     return text, binary
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from struct import Struct
 
 from walcast.decode.values.cursor import I32, I64, Cursor, whole
+from walcast.model import DecodeError
 
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
 _EPOCH_JULIAN_DAY = 2_451_545
 """2000-01-01."""
+_DAYS_BEFORE_2000 = 730_425
+"""From 0000-03-01."""
+_ISO_DATE = re.compile(r"(\d{4,7})-(\d\d)-(\d\d)( BC)?", re.ASCII)
+_CLOCK = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?", re.ASCII)
 _INTERVAL = Struct(">qii")
 _TIMETZ = Struct(">qi")
 _INFINITY32 = {2**31 - 1: "infinity", -(2**31): "-infinity"}
@@ -24,12 +30,11 @@ def date(data: bytes) -> str:
     days = whole(I32, data)
     if days in _INFINITY32:
         return _INFINITY32[days]
-    text, before_christ = _date_text(days)
-    return text + before_christ
+    return date_text(days)
 
 
 def time(data: bytes) -> str:
-    return _time_text(whole(I64, data))
+    return time_text(whole(I64, data))
 
 
 def timetz(data: bytes) -> str:
@@ -44,7 +49,7 @@ def timetz(data: bytes) -> str:
         zone += f":{minutes:02}"
     if seconds:
         zone += f":{seconds:02}"
-    return _time_text(micros) + zone
+    return time_text(micros) + zone
 
 
 def timestamp(data: bytes) -> str:
@@ -72,7 +77,7 @@ def interval(data: bytes) -> str:
             negative = number < 0
     if micros or not parts:
         sign = "-" if micros < 0 else "+" if negative else ""
-        parts.append(sign + _time_text(abs(micros)))
+        parts.append(sign + time_text(abs(micros)))
     return " ".join(parts)
 
 
@@ -80,12 +85,12 @@ def _timestamp_text(micros: int, zone: str) -> str:
     if micros in _INFINITY64:
         return _INFINITY64[micros]
     days, rest = divmod(micros, _DAY)
-    text, before_christ = _date_text(days)
-    return f"{text} {_time_text(rest)}{zone}{before_christ}"
+    text, before_christ, _ = date_text(days).partition(" BC")
+    return f"{text} {time_text(rest)}{zone}{before_christ}"
 
 
-def _date_text(days: int) -> tuple[str, str]:
-    """The proleptic Gregorian date of a day counted from 2000-01-01, and " BC" where it belongs."""
+def date_text(days: int) -> str:
+    """The proleptic Gregorian date of a day counted from 2000-01-01."""
     # From the Julian day by Fliegel and Van Flandern's method on 400-year cycles, as PostgreSQL's j2date.
     shifted = days + _EPOCH_JULIAN_DAY + 32_044
     cycle, rest = divmod(shifted, 146_097)
@@ -98,11 +103,34 @@ def _date_text(days: int) -> tuple[str, str]:
     year += cycle * 400 + century * 100 - 4_800 + month // 10
     month = month + 3 - 12 * (month // 10)
     if year > 0:
-        return f"{year:04}-{month:02}-{day:02}", ""
-    return f"{1 - year:04}-{month:02}-{day:02}", " BC"
+        return f"{year:04}-{month:02}-{day:02}"
+    return f"{1 - year:04}-{month:02}-{day:02} BC"
 
 
-def _time_text(micros: int) -> str:
+def day_of(text: str) -> int | None:
+    """The day, counted from 2000-01-01, of an ISO date with or without " BC"; None for infinity."""
+    if text in ("infinity", "-infinity"):
+        return None
+    found = _ISO_DATE.fullmatch(text)
+    if found is None:
+        raise DecodeError("text that is not an ISO date", offset=0)
+    year, month, day = int(found[1]), int(found[2]), int(found[3])
+    year = (1 - year if found[4] else year) - (month <= 2)
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    return year * 365 + year // 4 - year // 100 + year // 400 + day_of_year - _DAYS_BEFORE_2000
+
+
+def microseconds_of(text: str) -> int:
+    """Microseconds of hh:mm:ss with or without a fraction."""
+    found = _CLOCK.fullmatch(text)
+    if found is None:
+        raise DecodeError("text that is not a time of day", offset=0)
+    seconds = (int(found[1]) * 60 + int(found[2])) * 60 + int(found[3])
+    return seconds * _SECOND + int((found[4] or "").ljust(6, "0"))
+
+
+def time_text(micros: int) -> str:
+    """hh:mm:ss of microseconds since midnight, with a fraction when there is one."""
     seconds, fraction = divmod(micros, _SECOND)
     minutes, second = divmod(seconds, 60)
     hour, minute = divmod(minutes, 60)

@@ -1,0 +1,106 @@
+"""What COPY TO sent, as a batch of rows read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from walcast.decode.frames import RelationTuple
+from walcast.decode.twin.fault import DecodeFault
+from walcast.decode.twin.frames import PyFrames
+from walcast.decode.twin.index import Column, Entry, Index, Relation, Transaction, Tuple
+from walcast.decode.twin.rowset import TRAILER
+
+_SIGNATURE = b"PGCOPY\n\xff\r\n\0"
+_FIXED_HEADER = 19
+_UNESCAPED = {
+    ord("b"): b"\b",
+    ord("f"): b"\f",
+    ord("n"): b"\n",
+    ord("r"): b"\r",
+    ord("t"): b"\t",
+    ord("v"): b"\v",
+}
+
+
+def py_snapshot_frames(
+    relation: RelationTuple, payload: list[bytes], format: Literal["binary", "text"], commit_lsn: int
+) -> PyFrames:
+    """Rows read by COPY TO; the header and the trailer of COPY BINARY may be there or not."""
+    oid, schema, name, identity, columns = relation
+    found = Relation(oid, schema, name, identity, tuple(Column(*column) for column in columns))
+    data = b"".join(payload)
+    if format not in ("binary", "text"):
+        raise ValueError(f"unknown format: {format}")
+    rows = _binary_rows(data, len(columns)) if format == "binary" else _text_rows(data, len(columns))
+    index = Index([found], [Transaction(0, commit_lsn, 0)])
+    for row in rows:
+        entry = Entry(b"R", 0, index.transactions[0], 0, row)
+        index.entries.append(entry)
+        index.nbytes += entry.nbytes
+    return PyFrames(index, "snapshot")
+
+
+def _binary_rows(data: bytes, width: int) -> Iterator[Tuple]:
+    at = _after_header(data)
+    while at < len(data):
+        count = int.from_bytes(_slice(data, at, 2), signed=True)
+        if count == -1:
+            if at + len(TRAILER) != len(data):
+                raise DecodeFault("data after COPY's trailer", at + 2)
+            return
+        if count != width:
+            raise DecodeFault(f"a row of {count} columns, the relation has {width}", at)
+        at += 2
+        kinds = bytearray()
+        values: list[bytes | None] = []
+        for _ in range(count):
+            size = int.from_bytes(_slice(data, at, 4), signed=True)
+            if size < -1:
+                raise DecodeFault("a length that no value can have", at)
+            at += 4
+            kinds.append(ord("n") if size == -1 else ord("b"))
+            values.append(None if size == -1 else _slice(data, at, size))
+            at += max(size, 0)
+        yield Tuple(bytes(kinds), tuple(values))
+
+
+def _after_header(data: bytes) -> int:
+    if not data.startswith(_SIGNATURE):
+        return 0
+    extension = int.from_bytes(_slice(data, _FIXED_HEADER - 4, 4))
+    _slice(data, _FIXED_HEADER, extension)
+    return _FIXED_HEADER + extension
+
+
+def _slice(data: bytes, at: int, size: int) -> bytes:
+    if size > len(data) - at:
+        raise DecodeFault("the data ends early", len(data))
+    return data[at : at + size]
+
+
+def _text_rows(data: bytes, width: int) -> Iterator[Tuple]:
+    at = 0
+    for line in data.split(b"\n")[: -1 if data.endswith(b"\n") else None] if data else []:
+        if line == b"\\.":
+            return
+        fields = line.split(b"\t") if width else []
+        if len(fields) != width:
+            raise DecodeFault(f"a row of {len(fields)} columns, the relation has {width}", at)
+        values = tuple(None if field == b"\\N" else _unescaped(field) for field in fields)
+        yield Tuple(bytes(ord("n") if value is None else ord("t") for value in values), values)
+        at += len(line) + 1
+
+
+def _unescaped(field: bytes) -> bytes:
+    if b"\\" not in field:
+        return field
+    pieces = bytearray()
+    marks = iter(field)
+    for mark in marks:
+        if mark == ord("\\"):
+            escaped = next(marks, mark)
+            pieces += _UNESCAPED.get(escaped, bytes([escaped]))
+        else:
+            pieces.append(mark)
+    return bytes(pieces)

@@ -1,0 +1,99 @@
+"""A batch as plain objects: what the native index holds in flat arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+_EPOCH = 946_684_800_000_000
+"""Microseconds from 1970 to PostgreSQL's epoch, 2000-01-01."""
+
+_ENTRY_BYTES = 48
+_VALUE_BYTES = 8
+
+
+class Column(NamedTuple):
+    name: str
+    type_oid: int
+    typmod: int
+    key: bool
+
+
+class Relation(NamedTuple):
+    """One schema version of a table, as the stream announced it."""
+
+    oid: int
+    schema: str
+    name: str
+    identity: str
+    columns: tuple[Column, ...]
+
+
+class Tuple(NamedTuple):
+    """One row's values; `kinds` has a byte a column: n null, u unchanged, t text, b binary."""
+
+    kinds: bytes = b""
+    values: tuple[bytes | None, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return _VALUE_BYTES * len(self.kinds) + sum(len(value) for value in self.values if value is not None)
+
+
+NO_TUPLE = Tuple()
+
+
+@dataclass(slots=True)
+class Transaction:
+    """`commit_time` is in microseconds since 1970. `end_lsn` is 0 while it goes on in a later part."""
+
+    xid: int
+    commit_lsn: int
+    commit_time: int
+    end_lsn: int = 0
+    origin: str | None = None
+
+
+class Truncated(NamedTuple):
+    cascade: bool
+    restart_identity: bool
+
+
+class Logical(NamedTuple):
+    prefix: str
+    content: bytes
+    transactional: bool
+
+
+@dataclass(slots=True)
+class Entry:
+    """One change. `relation` is a number within the batch, -1 for messages."""
+
+    op: bytes
+    relation: int
+    transaction: Transaction
+    ordinal: int
+    new: Tuple = NO_TUPLE
+    old: Tuple = NO_TUPLE
+    old_kind: bytes = b""
+    detail: Truncated | Logical | None = None
+
+    @property
+    def nbytes(self) -> int:
+        content = len(self.detail.content) if isinstance(self.detail, Logical) else 0
+        return _ENTRY_BYTES + self.new.nbytes + self.old.nbytes + content
+
+
+@dataclass(slots=True)
+class Index:
+    """The relations, transactions and entries of a batch, and what they weigh."""
+
+    relations: list[Relation] = field(default_factory=list)
+    transactions: list[Transaction] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    nbytes: int = 0
+
+
+def unix_time(micros: int) -> int:
+    """Microseconds since 1970 from PostgreSQL's, which count from 2000; within 64 bits."""
+    return min(micros + _EPOCH, 2**63 - 1)
