@@ -114,8 +114,7 @@ def choose(
         for table in tables
         if any(pattern.matches(table.id) for pattern in wanted) and not excluded(table)
     }
-    exact = {t.oid for t in matched.values() if any(p.exact and p.matches(t.id) for p in wanted)}
-    refused = [t for t in matched.values() if t.refusal and (t.oid in exact or t.persistence == "u")]
+    refused = [t for t in matched.values() if t.refusal and (t.persistence == "u" or named(t, include))]
     usable = {oid: table for oid, table in matched.items() if not table.refusal}
     arriving: list[Table] = []
     members: list[Table] = []
@@ -146,6 +145,11 @@ def choose(
         _sorted(refused),
         tuple(p.text for p in wanted if not any(p.matches(t.id) for t in tables)),
     )
+
+
+def named(table: Table, include: Sequence[str]) -> bool:
+    """Whether one of the patterns means this table alone."""
+    return any(pattern.exact and pattern.matches(table.id) for pattern in map(Pattern.parse, include))
 
 
 def nearest(pattern: str, tables: Iterable[Table]) -> str | None:
