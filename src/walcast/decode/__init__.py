@@ -1,5 +1,68 @@
-"""pgoutput and COPY to batches: the native decoder, and the Python twin that is its fallback and its oracle."""
+"""pgoutput and COPY to batches: the native decoder, and the Python twin that is its fallback and its oracle.
 
-from walcast.decode.batch import IdleBatch, StreamBatch
+```
+CopyData -> Reader (a thread; Assembler inside) -> Delivery with Frames -> StreamBatch (walcast.model.Batch)
+COPY TO  -> snapshot_frames ------------------------------------> Frames --^
+```
+Which of the two it is was chosen once, in `walcast.accel`; `NATIVE` and `TWIN` are both, for the suite that holds
+them equal.
+"""
 
-__all__ = ["IdleBatch", "StreamBatch"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from walcast import accel
+from walcast.decode.batch import IdleBatch, Rows, StreamBatch
+from walcast.decode.frames import Delivery, Implementation
+from walcast.decode.reader import PyReader
+from walcast.decode.twin import DecodeFault as PyDecodeFault
+from walcast.decode.twin import PyAssembler, PyCatalog, PyFrames, PyRowSet, py_snapshot_frames
+
+__all__ = [
+    "IMPLEMENTATION",
+    "NATIVE",
+    "TWIN",
+    "Assembler",
+    "Catalog",
+    "DecodeFault",
+    "Delivery",
+    "Frames",
+    "IdleBatch",
+    "Implementation",
+    "Reader",
+    "RowSet",
+    "Rows",
+    "StreamBatch",
+    "snapshot_frames",
+]
+
+TWIN: Final = Implementation(
+    "python", PyFrames, PyRowSet, PyCatalog, PyAssembler, PyReader, py_snapshot_frames, PyDecodeFault
+)
+NATIVE: Final = (
+    None
+    if accel.NATIVE is None or not hasattr(accel.NATIVE, "Catalog")
+    else Implementation(
+        "native",
+        accel.NATIVE.Frames,
+        accel.NATIVE.RowSet,
+        accel.NATIVE.Catalog,
+        accel.NATIVE.Assembler,
+        accel.NATIVE.Reader,
+        accel.NATIVE.snapshot_frames,
+        accel.NATIVE.DecodeFault,
+    )
+)
+_CHOSEN = TWIN if NATIVE is None else NATIVE
+IMPLEMENTATION: Final = _CHOSEN.name
+
+if TYPE_CHECKING:
+    from walcast.decode.frames import Frames, RowSet
+    from walcast.decode.reader import PyReader as Reader
+    from walcast.decode.twin import DecodeFault
+    from walcast.decode.twin import PyAssembler as Assembler
+    from walcast.decode.twin import PyCatalog as Catalog
+    from walcast.decode.twin import py_snapshot_frames as snapshot_frames
+else:
+    _, Frames, RowSet, Catalog, Assembler, Reader, snapshot_frames, DecodeFault = _CHOSEN

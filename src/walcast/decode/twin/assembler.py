@@ -24,6 +24,8 @@ class PyAssembler:
         whole transactions are sealed as a batch once they hold this much
     spool_dir, spool_memory, spool_limit
         where streamed transactions wait for their outcome; bytes of them in memory, and in files
+    after
+        everything that committed up to this LSN is known already
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class PyAssembler:
         spool_dir: str,
         spool_memory: int,
         spool_limit: int,
+        after: int = 0,
     ) -> None:
         self._streaming = streaming and protocol >= 2
         self._part_bytes = part_bytes
@@ -46,19 +49,23 @@ class PyAssembler:
         self._open: Open | None = None
         self._whole = Growing()
         self._last_ordinal = 0
-        self._through = 0
+        self._through = after
         self._sealed: list[Delivery] = []
 
     def feed(self, message: bytes) -> None:
+        self.accept(message)
+
+    def accept(self, message: bytes) -> wire.Data | wire.Keepalive:
+        """As `feed`; what the payload was."""
         found = wire.frame(message)
         if isinstance(found, wire.Keepalive):
             if self._open is None:
                 self._through = max(self._through, found.end)
-            return
-        if self._stream is None:
+        elif self._stream is None:
             self._apply(wire.message(found.message, in_stream=False), found.sent)
         else:
             self._keep(self._stream, found.message, message)
+        return found
 
     def take(self, final: bool = False) -> list[Delivery]:
         if final:

@@ -20,13 +20,13 @@ class PyFrames:
 
     def __init__(self, index: Index, kind: Literal["changes", "snapshot"] = "changes") -> None:
         self.kind = kind
-        self._index = index
+        self.index = index
         self._transactions = index.transactions
         self._entries = index.entries
 
     @property
     def nbytes(self) -> int:
-        return self._index.nbytes
+        return self.index.nbytes
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -40,7 +40,7 @@ class PyFrames:
                 relation.identity,
                 [(name, oid, typmod, key) for name, oid, typmod, key in relation.columns],
             )
-            for relation in self._index.relations
+            for relation in self.index.relations
         ]
 
     def transactions(self) -> list[TransactionTuple]:
@@ -58,8 +58,8 @@ class PyFrames:
         return inserts, updates, deletes, truncates, reads
 
     def select(self, after_commit_lsn: int, drops: dict[int, int]) -> PyFrames | None:
-        starts = [drops.get(relation.oid, 0) for relation in self._index.relations]
-        view = PyFrames(self._index, self.kind)
+        starts = [drops.get(relation.oid, 0) for relation in self.index.relations]
+        view = PyFrames(self.index, self.kind)
         view._transactions = [item for item in self._transactions if item.commit_lsn > after_commit_lsn]
         view._entries = [
             entry
@@ -76,24 +76,24 @@ class PyFrames:
         from walcast.decode.twin.arrow import changes_table
 
         entries = self._of(relation)
-        return changes_table(self._index.relations[relation], entries, catalog, (numeric, temporal, arrays))
+        return changes_table(self.index.relations[relation], entries, catalog, (numeric, temporal, arrays))
 
     def json_lines(self, catalog: PyCatalog, keys: list[list[int]]) -> bytes:
-        if len(keys) != len(self._index.relations):
-            raise ValueError(f"keys of {len(keys)} relations, the batch has {len(self._index.relations)}")
-        return json_lines(self._index.relations, self._entries, catalog, keys)
+        if len(keys) != len(self.index.relations):
+            raise ValueError(f"keys of {len(keys)} relations, the batch has {len(self.index.relations)}")
+        return json_lines(self.index.relations, self._entries, catalog, keys)
 
     def net(self, relation: int, key: list[int]) -> NetTuple:
         entries = self._of(relation)
-        found = self._index.relations[relation]
+        found = self.index.relations[relation]
         if self.kind == "snapshot":
             rows = PyRowSet(found, [entry.new for entry in entries])
             return False, False, False, False, None, [([], True, rows)] if entries else []
         return net(found, entries, key)
 
     def _of(self, relation: int) -> list[Entry]:
-        if not 0 <= relation < len(self._index.relations):
-            raise ValueError(f"relation {relation} of {len(self._index.relations)}")
+        if not 0 <= relation < len(self.index.relations):
+            raise ValueError(f"relation {relation} of {len(self.index.relations)}")
         return [entry for entry in self._entries if entry.relation == relation]
 
 

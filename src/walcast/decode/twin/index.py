@@ -84,7 +84,7 @@ class Entry:
         return _ENTRY_BYTES + self.new.nbytes + self.old.nbytes + content
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Index:
     """The relations, transactions and entries of a batch, and what they weigh."""
 
