@@ -20,12 +20,12 @@ pub fn push_f64(out: &mut Vec<u8>, value: f64) {
     if special(out, value) {
         return;
     }
-    let mut digits = Digits::of(value.abs(), None);
-    // Only here can digits lie on a midpoint, or two candidates be equally near (see `settled`).
-    if (562_949_953_421_312.0..1e40).contains(&value.abs()) {
-        let bits = value.abs().to_bits();
-        let (mantissa, exponent) = (bits & ((1 << 52) - 1) | 1 << 52, (bits >> 52) as i32 - 1075);
-        digits = settled(value.abs(), digits, mantissa, exponent, |text| text.parse() == Ok(value.abs()));
+    let value = value.abs();
+    let bits = value.to_bits();
+    let binary = Binary::new(bits & ((1 << 52) - 1), (bits >> 52) as i32, 52);
+    let mut digits = Digits::of(value, None);
+    if binary.doubtful(26) {
+        digits = settled(value, digits, binary, |text| text.parse() == Ok(value));
     }
     digits.write(out, 15);
 }
@@ -34,11 +34,12 @@ pub fn push_f32(out: &mut Vec<u8>, value: f32) {
     if special(out, value.into()) {
         return;
     }
-    let mut digits = Digits::of(value.abs(), None);
-    if (524_288.0..1e20).contains(&value.abs()) {
-        let bits = value.abs().to_bits();
-        let (mantissa, exponent) = (bits & ((1 << 23) - 1) | 1 << 23, (bits >> 23) as i32 - 150);
-        digits = settled(value.abs(), digits, mantissa.into(), exponent, |text| text.parse() == Ok(value.abs()));
+    let value = value.abs();
+    let bits = value.to_bits();
+    let binary = Binary::new(u64::from(bits) & ((1 << 23) - 1), (bits >> 23) as i32, 23);
+    let mut digits = Digits::of(value, None);
+    if binary.doubtful(15) {
+        digits = settled(value, digits, binary, |text| text.parse() == Ok(value));
     }
     digits.write(out, 6);
 }
@@ -126,42 +127,83 @@ impl Digits {
         (number, self.exponent - self.count as i32 + 1)
     }
 
+    /// One more in the last of `count` digits.
+    fn next(self, count: usize) -> Digits {
+        let mut next = self;
+        next.count = count;
+        for at in (0..count).rev() {
+            if next.digits[at] < b'9' {
+                next.digits[at] += 1;
+                return next;
+            }
+            next.digits[at] = b'0';
+        }
+        Digits { digits: [b'1'; 20], count: 1, exponent: self.exponent + 1 }
+    }
+
     fn text(&self) -> String {
         let (number, power) = self.integer();
         format!("{number}e{power}")
     }
 }
 
-/// Where Rust's shortest digits and PostgreSQL's may differ: PostgreSQL does not accept digits that are exactly halfway to
-/// a neighbour (they read back right only by rounding to even), and of two equally near takes the even one.
+/// mantissa * 2^exponent.
+#[derive(Clone, Copy)]
+struct Binary {
+    mantissa: u64,
+    exponent: i32,
+}
+
+impl Binary {
+    /// From the two fields of a positive number, the mantissa `width` bits wide.
+    fn new(fraction: u64, biased: i32, width: i32) -> Binary {
+        let bias = if width == 52 { 1023 } else { 127 };
+        match biased {
+            0 => Binary { mantissa: fraction, exponent: 1 - bias - width },
+            _ => Binary { mantissa: fraction | 1 << width, exponent: biased - bias - width },
+        }
+    }
+
+    /// Whether Rust's shortest digits and PostgreSQL's may differ. PostgreSQL does not accept digits that are exactly halfway to a
+    /// neighbour (they read back right only by rounding to even): they can be only where neighbours are integers, and not beyond
+    /// 10^40. Of two equally near it takes the even one: there are two only where all decimals of the number are few.
+    fn doubtful(self, decimals: i32) -> bool {
+        let own = -(self.exponent + self.mantissa.trailing_zeros() as i32);
+        (1..=decimals).contains(&own) || (1..=100).contains(&self.exponent)
+    }
+
+    /// Whether the digits are exactly halfway to a neighbour.
+    fn halfway(self, digits: Digits) -> bool {
+        let (number, power) = digits.integer();
+        if !(0..=27).contains(&power) {
+            return false;
+        }
+        // number * 10^power == (2 * mantissa +- 1) * 2^(exponent - 1): compare odd parts and powers of two.
+        let odd = number * 5_u128.pow(power.unsigned_abs());
+        let twos = odd.trailing_zeros() as i32;
+        let (odd, twos) = (odd >> twos, twos + power);
+        let double = 2 * u128::from(self.mantissa);
+        (twos == self.exponent - 1 && (odd == double + 1 || odd == double - 1))
+            // The lower neighbour of a power of two is half as far away.
+            || (self.mantissa.is_power_of_two() && twos == self.exponent - 2 && odd == 2 * double - 1)
+    }
+}
+
+/// The digits that PostgreSQL prints where the shortest ones are doubtful: as few as there can be strictly between the midpoints.
 fn settled(
     value: impl std::fmt::LowerExp + Copy,
     shortest: Digits,
-    mantissa: u64,
-    exponent: i32,
+    binary: Binary,
     reads_back: impl Fn(&str) -> bool,
 ) -> Digits {
     for count in shortest.count..=17 {
         let rounded = Digits::of(value, Some(count));
-        if !halfway(rounded, mantissa, exponent) && reads_back(&rounded.text()) {
-            return rounded;
+        // Above a power of two there is more room than below: the next digits up may do where the nearest do not.
+        let candidates = [rounded, if count == shortest.count { shortest } else { rounded.next(count) }];
+        let fits = |digits: &&Digits| !binary.halfway(**digits) && reads_back(&digits.text());
+        if let Some(found) = candidates.iter().find(fits) {
+            return *found;
         }
     }
     shortest
-}
-
-/// Whether the digits are exactly halfway between mantissa * 2^exponent and a neighbour.
-fn halfway(digits: Digits, mantissa: u64, exponent: i32) -> bool {
-    let (number, power) = digits.integer();
-    if !(0..=27).contains(&power) {
-        return false;
-    }
-    // number * 10^power == (2 * mantissa +- 1) * 2^(exponent - 1): compare odd parts and powers of two.
-    let odd = number * 5_u128.pow(power.unsigned_abs());
-    let twos = odd.trailing_zeros() as i32;
-    let (odd, twos) = (odd >> twos, twos + power);
-    let double = 2 * u128::from(mantissa);
-    (twos == exponent - 1 && (odd == double + 1 || odd == double - 1))
-        // The lower neighbour of a power of two is half as far away.
-        || (mantissa.is_power_of_two() && twos == exponent - 2 && odd == 2 * double - 1)
 }

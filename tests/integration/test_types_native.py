@@ -1,0 +1,204 @@
+"""The native decoder prints what the server prints, byte for byte, for every type."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from type_values import EXTENSIONS, RANDOM, SCHEMA, SINCE, VALUES
+
+from walcast.accel import NATIVE
+from walcast.testing.postgres import Database, PostgresServer
+
+pytestmark = pytest.mark.skipif(NATIVE is None, reason="the native module is not there")
+
+SETTINGS = (
+    "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 -c bytea_output=hex "
+    "-c lc_monetary=C -c client_encoding=UTF8 -c search_path="
+)
+CATALOG = """
+select t.oid::int8, t.typname::text,
+       case t.typtype when 'e' then 'enum' when 'd' then 'domain' when 'c' then 'composite' when 'r' then 'range'
+            when 'm' then 'multirange' else case when t.typelem <> 0 and t.typlen = -1 then 'array' else 'base' end end,
+       coalesce(nullif(t.typelem, 0), nullif(t.typbasetype, 0), r.rngsubtype, {multirange} 0)::int8,
+       array(select a.attname::text from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 order by a.attnum),
+       array(select a.atttypid::int8 from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 order by a.attnum),
+       coalesce(e.typdelim, ',')::text
+from pg_type t left join pg_range r on r.rngtypid = t.oid {join} left join pg_type e on e.oid = t.typelem
+where t.oid >= 16384
+"""
+
+
+@pytest.fixture(scope="module", params=(13, 15, 18), ids=lambda version: f"pg{version}")
+def typed(
+    request: pytest.FixtureRequest, shared_postgres: Callable[[int], PostgresServer]
+) -> Iterator[tuple[psycopg.Connection[Any], int]]:
+    """A connection with our settings to a database with the types of `SCHEMA` and what extensions there are."""
+    server = shared_postgres(request.param)
+    database = Database.create(server)
+    with psycopg.connect(
+        database.dsn(), options=SETTINGS, autocommit=True, prepare_threshold=None
+    ) as connection:
+        connection.execute(SCHEMA)
+        connection.execute("create schema ext")
+        for name in EXTENSIONS:
+            if connection.execute("select 1 from pg_available_extensions where name = %s", [name]).fetchone():
+                connection.execute(sql.SQL("create extension {} schema ext").format(sql.Identifier(name)))
+        yield connection, request.param
+    database.drop()
+
+
+def test_every_value_is_printed_as_the_server_prints_it(typed: tuple[psycopg.Connection[Any], int]) -> None:
+    connection, version = typed
+    wanted: dict[str, list[str]] = {name: list(values) for name, values in VALUES.items()}
+    for since, types in SINCE.items():
+        for name, values in types.items() if version >= since else ():
+            wanted.setdefault(name, []).extend(values)
+    for extension, types in EXTENSIONS.items():
+        if connection.execute("select 1 from pg_extension where extname = %s", [extension]).fetchone():
+            wanted.update({name: list(values) for name, values in types.items()})
+    if not has_xml(connection):
+        del wanted["xml"]
+    catalog = given_types(connection, version)
+    for name, values in wanted.items():
+        rows = sql.SQL(", ").join(sql.SQL("({})").format(sql.Literal(value)) for value in [*values, None])
+        query = sql.SQL("select x.column1::{} from (values {}) x").format(sql.SQL(name), rows)
+        assert_equal_text(connection, catalog, name, query)
+
+
+def test_random_values_are_printed_as_the_server_prints_them(
+    typed: tuple[psycopg.Connection[Any], int],
+) -> None:
+    connection, version = typed
+    catalog = given_types(connection, version)
+    connection.execute("select setseed(0.42)")
+    for name, expression in RANDOM.items():
+        connection.execute(
+            sql.SQL("create temp table sample as select ({})::{} as v from generate_series(1, 500)").format(
+                sql.SQL(expression), sql.SQL(name)
+            )
+        )
+        assert_equal_text(connection, catalog, name, sql.SQL("select v from pg_temp.sample"))
+        connection.execute("drop table pg_temp.sample")
+
+
+@pytest.mark.parametrize(("name", "size", "mantissa"), [("float8", 8, 52), ("float4", 4, 23)])
+def test_floats_of_random_bits_are_printed_as_the_server_prints_them(
+    typed: tuple[psycopg.Connection[Any], int], name: str, size: int, mantissa: int
+) -> None:
+    connection, version = typed
+    draw = random.Random(1)
+    bias = (1 << (8 * size - mantissa - 2)) - 1
+    bits = [draw.getrandbits(8 * size) for _ in range(3000)]
+    # Where digits may lie halfway between two floats, or two candidates be equally near; and powers of two.
+    bits += [
+        (bias + exponent << mantissa) | draw.getrandbits(mantissa) & -(1 << draw.randrange(mantissa))
+        for exponent in range(mantissa - 4, min(mantissa + 90, bias))
+        for _ in range(40)
+    ]
+    bits += [exponent << mantissa for exponent in range(2 * bias + 1)]
+    connection.execute("drop table if exists pg_temp.bits")
+    connection.execute(sql.SQL("create temp table bits (v {})").format(sql.SQL(name)))
+    with connection.cursor().copy("copy pg_temp.bits from stdin (format binary)") as copy:
+        copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
+        copy.write(b"".join(struct.pack(">hi", 1, size) + number.to_bytes(size) for number in bits))
+        copy.write(b"\xff\xff")
+    assert_equal_text(
+        connection, given_types(connection, version), name, sql.SQL("select v from pg_temp.bits")
+    )
+
+
+def test_types_that_only_the_server_can_print_are_known_as_such(
+    typed: tuple[psycopg.Connection[Any], int],
+) -> None:
+    connection, version = typed
+    catalog = NATIVE.Catalog(given_types(connection, version))
+    unreadable = {
+        name
+        for name, oid in connection.execute(
+            "select typname::text, oid::int8 from pg_type t where typtype in ('b', 'e', 'd', 'r', 'm', 'c')"
+            " and typnamespace in ('pg_catalog'::regnamespace, 'app'::regnamespace) and typrelid = 0"
+            " and typname !~ '^_'"
+        )
+        if not catalog.has_binary(oid)
+    }
+    statistics = {name for name in unreadable if name.startswith("pg_")}
+    named = {name for name in unreadable if name.startswith("reg")}
+    assert unreadable - statistics - named == {"aclitem", "gtsvector"}
+    assert len(named) >= 10
+    assert statistics <= {
+        "pg_ndistinct", "pg_dependencies", "pg_mcv_list", "pg_brin_bloom_summary", "pg_brin_minmax_multi_summary"
+    }  # fmt: skip
+
+
+def assert_equal_text(
+    connection: psycopg.Connection[Any], catalog: list[Any], name: str, query: sql.Composable
+) -> None:
+    """Reads the query's only column by COPY, binary and text: both must give the text that the server printed."""
+    type_oid = connection.execute(query).description[0].type_code  # type: ignore[index]  # a select has one
+    relation = (1, "s", "t", "d", [("v", type_oid, -1, False)])
+    known = NATIVE.Catalog(catalog)
+    assert known.has_binary(type_oid), name
+    plain, binary = (
+        NATIVE.snapshot_frames(relation, copied(connection, query, form), form, 5)
+        for form in ("text", "binary")
+    )
+    expected = [row[0] for _, row in raw_rows(plain)]
+    for form, frames in (("text", plain), ("binary", binary)):
+        lines = frames.json_lines(known, [[]]).decode().splitlines()
+        assert len(lines) == len(expected)
+        for line, want in zip(lines, expected, strict=True):
+            assert printed(line, name) == want_text(want, name), f"{name} ({form})"
+
+
+def raw_rows(frames: Any) -> list[tuple[bytes, tuple[bytes | None, ...]]]:
+    return [(entry[6], entry[7]) for entry in frames.entries()]
+
+
+def printed(line: str, name: str) -> str | None:
+    """The value in a line of JSON as canonical text."""
+    if name in ("json", "jsonb"):
+        return line[line.index('"new":{"v":') + 11 : -2]
+    value = json.loads(line, parse_int=str, parse_float=str)["new"]["v"]
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    assert value is None or isinstance(value, str)
+    return value
+
+
+def want_text(value: bytes | None, name: str) -> str | None:
+    if name in ("json", "jsonb"):
+        return "null" if value is None else value.decode().replace("\n", " ")
+    return None if value is None else value.decode()
+
+
+def has_xml(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server was built with libxml."""
+    try:
+        connection.execute("select '<a/>'::xml")
+    except psycopg.errors.FeatureNotSupported:
+        return False
+    return True
+
+
+def copied(connection: psycopg.Connection[Any], query: sql.Composable, form: str) -> list[bytes]:
+    statement = sql.SQL("copy ({}) to stdout (format {})").format(query, sql.SQL(form))
+    with connection.cursor().copy(statement) as copy:
+        return [bytes(piece) for piece in copy]
+
+
+def given_types(connection: psycopg.Connection[Any], version: int) -> list[Any]:
+    """What the source's catalog says of types that are not built in, as `Catalog` takes it."""
+    multirange = "m.rngtypid," if version >= 14 else ""
+    join = "left join pg_range m on m.rngmultitypid = t.oid" if version >= 14 else ""
+    rows = connection.execute(CATALOG.format(multirange=multirange, join=join)).fetchall()
+    return [
+        (oid, name, kind, element, list(zip(names, oids, strict=True)), delimiter)
+        for oid, name, kind, element, names, oids, delimiter in rows
+    ]
