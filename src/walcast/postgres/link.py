@@ -1,0 +1,200 @@
+"""One replication connection in COPY BOTH with its reader thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+import time
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import DiagnosticField, ExecStatus
+
+from walcast import decode
+from walcast.accel import libpq
+from walcast.decode.frames import Delivery, Reader
+from walcast.model import Lsn, SourceUnavailable, WalcastError
+from walcast.postgres.checks import stream_fault
+from walcast.postgres.config import SourceConfig
+from walcast.postgres.connect import Connection, application_name, connect
+from walcast.postgres.copyout import hang_up
+
+log = logging.getLogger("walcast.postgres")
+
+_START_TIMEOUT: Final = 60.0
+_CHECKS_OF_SILENCE: Final = 4
+
+
+class Link:
+    """Opened by `open_link`. Deliveries come in order; after the one of kind "end" there are none."""
+
+    def __init__(self, connection: Connection, reader: Reader, receive_timeout: float) -> None:
+        self._connection = connection
+        self._reader = reader
+        self._ready = asyncio.Event()
+        self._receive_timeout = receive_timeout
+        self._loop = asyncio.get_running_loop()
+        self._fd = reader.fileno()
+        self._loop.add_reader(self._fd, self._ready.set)
+        self.failure: WalcastError | None = None
+        """Why we hung up ourselves."""
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        """The walsender's process id."""
+        return self._connection.pgconn.backend_pid
+
+    async def deliveries(self) -> list[Delivery]:
+        """At least one; waits for it."""
+        waited = time.monotonic()
+        while True:
+            self._ready.clear()
+            items = self._reader.take()
+            if items:
+                return [Delivery(*item) for item in items]
+            try:
+                await asyncio.wait_for(self._ready.wait(), self._receive_timeout / _CHECKS_OF_SILENCE)
+            except TimeoutError:
+                self._check_silence(waited)
+
+    def confirm(self, through: Lsn) -> None:
+        self._reader.confirm(through)
+
+    def poke(self) -> None:
+        self._reader.poke()
+
+    def stats(self) -> dict[str, int]:
+        return self._reader.stats()
+
+    def hang_up(self, why: WalcastError) -> None:
+        """Cuts the line at once, whatever the reader and the consumer are doing."""
+        if self.failure is None and not self._closed:
+            self.failure = why
+            hang_up(self._connection.pgconn)
+            self._ready.set()
+
+    async def close(self) -> None:
+        """Ends thread and connection. What was confirmed last has been sent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._fd)
+        await asyncio.to_thread(self._reader.stop)
+        await self._connection.close()
+
+    def _check_silence(self, waited: float) -> None:
+        heard = self._reader.stats().get("last_message_unix_us", 0) / 1e6
+        silence = min(time.time() - heard, time.monotonic() - waited)
+        if silence > self._receive_timeout:
+            self.hang_up(
+                SourceUnavailable(
+                    f"no word from the server for {silence:.0f} s", hint="is the network between up?"
+                )
+            )
+        elif silence > self._receive_timeout / 2:
+            self._reader.poke()
+
+
+async def open_link(
+    config: SourceConfig, version: int, *, start: Lsn, confirmed: Lsn, text: bool, streaming: bool
+) -> Link:
+    """Starts replication after `start`. `confirmed` is the position to report until `Link.confirm` names a later one.
+
+    Raises what `checks.stream_fault` makes of the server's refusal.
+    """
+    connection = await connect(config.dsn, application=application_name(config.name), replication=True)
+    try:
+        memory = config.logical_decoding_work_mem or ((64 if streaming else 256) << 20)
+        await connection.execute(sql.SQL("set logical_decoding_work_mem = {}").format(f"{memory >> 10}kB"))
+        protocol = protocol_for(version)
+        command = start_command(config, version, start, text=text, streaming=streaming)
+        await _start(connection, command.as_bytes(connection), config.slot)
+        native = decode.IMPLEMENTATION == "native"
+        make: Any = decode.Reader
+        pgconn: Any = connection.pgconn  # psycopg's protocol leaves pgconn_ptr out
+        reader: Reader = make(
+            pgconn.pgconn_ptr if native else pgconn,
+            libpq.symbols() if native else {},
+            protocol=protocol,
+            streaming=streaming,
+            after_through=int(confirmed),
+            budget_bytes=config.budget_bytes,
+            part_bytes=min(config.part_bytes, config.budget_bytes),
+            batch_bytes=min(config.batch_bytes, config.budget_bytes),
+            linger_us=config.linger_us,
+            busy_wait_ms=config.busy_wait_ms,
+            spool_dir=config.spool_dir or tempfile.gettempdir(),
+            spool_memory=config.spool_memory,
+            spool_limit=config.spool_limit,
+            status_interval_ms=round(config.status_interval * 1000),
+            idle_interval_ms=round(config.idle_interval * 1000),
+        )
+        reader.start()
+    except psycopg.Error as error:
+        await connection.close()
+        raise stream_fault(error.sqlstate, error.diag.message_primary or str(error), config.slot) from None
+    except BaseException:
+        await connection.close()
+        raise
+    log.info(
+        "stream_opened",
+        extra={
+            "slot": config.slot,
+            "after": start,
+            "format": "text" if text else "binary",
+            "protocol": protocol,
+        },
+    )
+    return Link(connection, reader, config.receive_timeout)
+
+
+def protocol_for(version: int) -> int:
+    """The newest protocol that a server knows; it refuses a newer one."""
+    return 4 if version >= 160_000 else 3 if version >= 150_000 else 2 if version >= 140_000 else 1
+
+
+def start_command(
+    config: SourceConfig, version: int, start: Lsn, *, text: bool, streaming: bool
+) -> sql.Composed:
+    options: dict[str, str] = {
+        "proto_version": str(protocol_for(version)),
+        "publication_names": '"{}"'.format(config.publication.replace('"', '""')),
+    }
+    if version >= 140_000:
+        options["messages"] = "true"
+        if not text:
+            options["binary"] = "true"
+    if streaming:
+        options["streaming"] = "on"
+    if version >= 160_000 and config.origin != "any":
+        options["origin"] = config.origin
+    stated = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.SQL(name), sql.Literal(value)) for name, value in options.items()
+    )
+    return sql.SQL("START_REPLICATION SLOT {} LOGICAL {} ({})").format(
+        sql.Identifier(config.slot),
+        sql.SQL(str(start)),
+        stated,
+    )
+
+
+async def _start(connection: Connection, command: bytes, slot: str) -> None:
+    """psycopg has no call for COPY BOTH: the command goes out on a thread, which a lost network cannot hold for ever."""
+    starting = asyncio.ensure_future(asyncio.to_thread(connection.pgconn.exec_, command))
+    try:
+        result = await asyncio.wait_for(asyncio.shield(starting), _START_TIMEOUT)
+    except (TimeoutError, asyncio.CancelledError) as stopped:
+        hang_up(connection.pgconn)
+        await asyncio.gather(starting, return_exceptions=True)
+        if isinstance(stopped, asyncio.CancelledError):
+            raise
+        raise SourceUnavailable(
+            "the server does not answer START_REPLICATION", hint="is it overloaded?"
+        ) from None
+    if result.status != ExecStatus.COPY_BOTH:
+        state = result.error_field(DiagnosticField.SQLSTATE)
+        message = result.error_field(DiagnosticField.MESSAGE_PRIMARY) or connection.pgconn.error_message
+        raise stream_fault(state.decode() if state else None, message.decode(errors="replace").strip(), slot)
