@@ -10,7 +10,7 @@ them equal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from walcast import accel
 from walcast.decode.batch import IdleBatch, Rows, StreamBatch
@@ -34,6 +34,7 @@ __all__ = [
     "RowSet",
     "Rows",
     "StreamBatch",
+    "make_reader",
     "snapshot_frames",
 ]
 
@@ -66,3 +67,12 @@ if TYPE_CHECKING:
     from walcast.decode.twin import py_snapshot_frames as snapshot_frames
 else:
     _, Frames, RowSet, Catalog, Assembler, Reader, snapshot_frames, DecodeFault = _CHOSEN
+
+
+def make_reader(pgconn: Any, **settings: Any) -> Reader:
+    """A reader over psycopg's `PGconn`, which is in COPY BOTH. `settings`: see `PyReader`."""
+    if NATIVE is None:
+        return PyReader(pgconn, {}, **settings)
+    from walcast.accel.libpq import symbols
+
+    return Reader(pgconn.pgconn_ptr, symbols(), **settings)
