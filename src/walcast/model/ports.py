@@ -99,6 +99,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsTimelines(Protocol):
+    """A source that can tell where its history left an earlier timeline: then a failover need not be a new copy."""
+
+    async def timeline_end(self, timeline: int) -> Lsn | None:
+        """Where the source's history left that timeline; None when it never was on it, or does not know."""
+        ...
+
+
 class Journal(Protocol):
     """A small durable map beside the data: table states, epochs, checkpoints of sinks that keep none."""
 

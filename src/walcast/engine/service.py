@@ -1,0 +1,55 @@
+"""What a running pipeline answers on its control socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from walcast.engine.control import ControlServer
+from walcast.model import ConfigError, Lsn, TableId
+
+if TYPE_CHECKING:
+    from walcast.engine.pipeline import Pipeline
+
+
+def register(control: ControlServer, pipeline: Pipeline) -> None:
+    """Registers status, wait, reload, resync, stop, poke and query."""
+
+    async def status(params: dict[str, Any]) -> Any:
+        fresh = params.get("fresh", True)
+        return (await pipeline.observe() if fresh else pipeline.status()).as_dict()
+
+    async def wait(params: dict[str, Any]) -> Any:
+        await pipeline.wait_for(_lsn(params), params.get("sink"), params.get("timeout"))
+        return True
+
+    async def reload(params: dict[str, Any]) -> Any:
+        await pipeline.reload()
+        return True
+
+    async def resync(params: dict[str, Any]) -> Any:
+        tables = params.get("tables")
+        await pipeline.resync(
+            params["sink"], None if tables is None else [TableId(*table) for table in tables]
+        )
+        return True
+
+    async def stop(params: dict[str, Any]) -> Any:
+        pipeline.stop()
+        return True
+
+    async def poke(params: dict[str, Any]) -> Any:
+        pipeline.source.poke()
+        return True
+
+    async def query(params: dict[str, Any]) -> Any:
+        return await pipeline.query(params["sink"], *params.get("args", []))
+
+    for handler in (status, wait, reload, resync, stop, poke, query):
+        control.register(handler.__name__, handler)
+
+
+def _lsn(params: dict[str, Any]) -> Lsn:
+    try:
+        return Lsn.parse(str(params.get("lsn", "")))
+    except ValueError as error:
+        raise ConfigError(str(error), hint="take one with `walcast token`") from None

@@ -1,0 +1,368 @@
+"""One sink's life: opened, admitted, fed from its inbox; opened again when it fails; stopped when that cannot help."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from walcast.engine import failpoints
+from walcast.engine.backoff import Backoff
+from walcast.engine.delivery import Again, Delivery
+from walcast.engine.history import CHECKPOINT, HISTORY, Admission, History, Record, checkpoint_of
+from walcast.engine.inbox import Inbox
+from walcast.engine.journal import FileJournal
+from walcast.engine.ledger import Ledger
+from walcast.engine.metrics import Metrics
+from walcast.engine.policy import Action, Verdict, classify
+from walcast.engine.settings import PipelineSettings
+from walcast.engine.status import SinkState
+from walcast.engine.tables import TableBook
+from walcast.model import Batch, Checkpoint, Fenced, KeepsJournal, Sink, TableStopped
+
+log = logging.getLogger("walcast.engine")
+Make = Callable[[], AbstractAsyncContextManager[Sink]]
+
+
+class SinkWorker:
+    """Runs one sink. The coordinator admits, attaches and detaches it; `changed` tells the coordinator to look.
+
+    `record` is what the sink said of itself when it was opened; `problem` and `error` are the last failure until a
+    batch was written again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Make,
+        state_dir: Path,
+        share: int,
+        settings: PipelineSettings,
+        ledger: Ledger,
+        metrics: Metrics,
+        changed: Callable[[], None],
+        taken_up: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self.name = name
+        self.book = TableBook(copy=settings.snapshot == "initial")
+        self.inbox = Inbox(share, self.book)
+        self.state = SinkState.OPENING
+        self.problem: Verdict | None = None
+        self.error: Exception | None = None
+        self.record: Record | None = None
+        self.delivery: Delivery | None = None
+        self.finished = False
+        self.tried = False
+        """Its first attempt to open has ended, one way or the other."""
+        self._make = make
+        self._file = FileJournal(state_dir / "sinks" / f"{name}.json")
+        self._settings = settings
+        self._ledger = ledger
+        self._metrics = metrics
+        self._changed = changed
+        self._taken_up = taken_up
+        self._backoff = Backoff(settings.backoff_first, settings.backoff_most, settings.retry_limit)
+        self._admission: asyncio.Future[Admission] | None = None
+        self._admitted = False
+        self._restarting = False
+        self._stopping = asyncio.Event()
+
+    @property
+    def admitted(self) -> bool:
+        return self._admitted and not self._restarting
+
+    @property
+    def waiting(self) -> bool:
+        """Open, and not yet told where to go on."""
+        return self._admission is not None and not self._admission.done() and not self._restarting
+
+    @property
+    def entering(self) -> bool:
+        """Told where to go on, and writing it down."""
+        return self._admission is not None and self._admission.done() and not self._admitted
+
+    @property
+    def streaming(self) -> bool:
+        """Fed by the stream, or to be fed by the next one."""
+        return self.attached and self.state is not SinkState.COPYING
+
+    @property
+    def holds(self) -> bool:
+        """Whether the slot waits for it."""
+        return self._ledger.entries[self.name].holds
+
+    @property
+    def attached(self) -> bool:
+        return self.inbox.session is not None
+
+    @property
+    def free(self) -> bool:
+        """Admitted, detached, nothing in hand: ready for a snapshot or the stream."""
+        delivery = self.delivery
+        if delivery is None or not self.admitted or self.attached or len(self.inbox):
+            return False
+        return not (delivery.calls.locked() or delivery.unflushed or delivery.in_parts)
+
+    @property
+    def position(self) -> Checkpoint | None:
+        """Where the stream must begin for this sink; None: where the slot is."""
+        return self._ledger.entries[self.name].saved
+
+    def admit(self, admission: Admission) -> None:
+        if self._admission is not None and not self._admission.done():
+            self._admission.set_result(admission)
+
+    def refuse(self, error: Exception) -> None:
+        """It cannot go on: it stops with this error, the others do not."""
+        if self._admission is not None and not self._admission.done():
+            self._admission.set_exception(error)
+
+    def begin_copy(self, session: object) -> None:
+        self.inbox.attach(session, self.inbox.received)
+        self.state = SinkState.COPYING
+
+    def begin_stream(self, session: object) -> None:
+        """Attaches it; one that is attached goes on with the new stream from where it is."""
+        self.inbox.attach(session, self.inbox.received)
+        if self.state is not SinkState.RETRYING:
+            self.state = SinkState.STREAMING
+
+    def rewind(self) -> None:
+        """The stream broke off: a transaction of which only some parts came will come again from its first."""
+        if self.inbox.part_open or (self.delivery is not None and self.delivery.in_parts):
+            self.drop()
+
+    def drop(self) -> None:
+        """Forgets everything in hand and opens the sink again; then it waits for admission."""
+        if self.finished:
+            return
+        self._restarting = self.delivery is not None or self._admission is not None
+        self.inbox.clear()
+        self.state = SinkState.DETACHED
+        if self._admission is not None:
+            self._admission.cancel()
+
+    def stalled(self) -> None:
+        """It has made no progress for too long: it is dropped, and comes back when its call has ended."""
+        limit = self._settings.stall_limit
+        self.drop()
+        self.problem = Verdict(
+            Action.RETRY, "Stalled", f"sink {self.name} made no progress for {limit:g} s", "see to the target"
+        )
+        log.warning("sink_detached", extra=_fields(self.name, self.problem))
+
+    def release(self) -> None:
+        """The slot no longer waits for it."""
+        self.drop()
+        self.state = SinkState.RELEASED
+        self.problem = self.problem or Verdict(
+            Action.RETRY,
+            "Released",
+            f"sink {self.name} held the slot back",
+            "it is copied anew when it is back",
+        )
+
+    def stop(self) -> None:
+        """Finishes what is in the sink's hands, flushes, saves, ends."""
+        self._stopping.set()
+        self.inbox.wake.set()
+        if self._admission is not None:
+            self._admission.cancel()
+
+    async def stop_tables(self, errors: list[TableStopped]) -> None:
+        """Records tables that a snapshot could not bring."""
+        if self.delivery is not None:
+            async with self.delivery.calls:
+                for error in errors:
+                    await self.delivery.stop_table(error)
+
+    async def run(self) -> None:
+        """Until stopped, or until an error that does not pass; then `problem` says which."""
+        self._stopping.clear()
+        self._restarting = self.finished = False
+        self.problem = self.error = None
+        self._backoff.reset()
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._session()
+                except Again:
+                    self._after_failure()
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    self._after_failure()  # only the wait for admission was called off
+                except Exception as error:
+                    if self._stopping.is_set():
+                        log.warning("sink_failed_while_stopping", extra=_fields(self.name, classify(error)))
+                        self.problem, self.error = classify(error), error
+                        return
+                    self._after_failure()
+                    if not await self._retry(error):
+                        return
+        finally:
+            self.finished = True
+            self._changed()
+
+    async def _retry(self, error: Exception) -> bool:
+        verdict = classify(error)
+        wait = self._backoff.next() if verdict.action is Action.RETRY else None
+        self.problem, self.error, self.tried = verdict, error, True
+        if wait is None:
+            self.state = SinkState.STOPPED
+            self.inbox.clear()
+            log.error("sink_stopped", extra=_fields(self.name, verdict))
+            log.debug("sink_stopped_trace", exc_info=error)
+            return False
+        if self.attached:
+            self.state = SinkState.RETRYING
+        self._metrics.add("walcast_retries_total", self.name)
+        log.warning("sink_retry", extra={**_fields(self.name, verdict), "wait": round(wait, 3)})
+        self._changed()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._stopping.wait()
+        return True
+
+    def _after_failure(self) -> None:
+        """Keeps what can be sent again; else everything comes again from the stream or a snapshot."""
+        copying = self.state is SinkState.COPYING
+        if self._restarting or copying or not self.inbox.replay():
+            self.inbox.clear()
+            self.state = SinkState.DETACHED
+        self._restarting = False
+        self._changed()
+
+    async def _session(self) -> None:
+        async with self._make() as sink:
+            journal = sink.journal() if isinstance(sink, KeepsJournal) else self._file
+            delivery = Delivery(
+                self.name,
+                sink,
+                journal,
+                self.book,
+                self.inbox,
+                self._ledger,
+                self._metrics,
+                self._settings,
+                self._changed,
+            )
+            content = await journal.load()
+            kept = (
+                await sink.checkpoint() if sink.keeps_checkpoint else checkpoint_of(content.get(CHECKPOINT))
+            )
+            if failpoints.active:
+                await failpoints.passed("sink.opened")
+            saver: asyncio.Task[None] | None = None
+            try:
+                self.book.load(journal, content)
+                await self._enter(delivery, kept, content)
+                self.delivery = delivery
+                self._changed()
+                if not sink.keeps_checkpoint:
+                    saver = asyncio.create_task(delivery.keep_saving(), name=f"walcast save {self.name}")
+                await self._serve(delivery)
+            finally:
+                self.delivery = self._admission = None
+                self._admitted = False
+                if saver is not None:
+                    saver.cancel()
+                    await asyncio.wait([saver])
+
+    async def _enter(
+        self, delivery: Delivery, checkpoint: Checkpoint | None, content: dict[str, Any]
+    ) -> None:
+        """Goes on from the inbox after a failure; else waits until the coordinator has said where."""
+        self.tried = True
+        if self.attached and self._goes_on(delivery, checkpoint):
+            self._admitted = True
+            self.state = SinkState.STREAMING
+            return
+        self.inbox.clear()
+        self.record = Record(self.name, checkpoint, History.of(content.get(HISTORY)))
+        self._admission = asyncio.get_running_loop().create_future()
+        self._changed()
+        admission = await self._admission
+        if admission.fresh or admission.anew:
+            await self.book.reset(None if admission.fresh else admission.anew)
+        await delivery.journal.save(HISTORY, admission.history.as_json())
+        await self._taken_up(self.name)
+        self._ledger.join(self.name, admission.floor, admission.checkpoint)
+        self.inbox.received = admission.checkpoint
+        self._admitted = True
+        self._metrics.set("walcast_tables_stopped", self.name, to=len(self.book.stopped))
+        pending = len(self.book.pending)
+        log.info(
+            "sink_admitted",
+            extra={"sink": self.name, "checkpoint": str(admission.checkpoint), "pending": pending},
+        )
+
+    def _goes_on(self, delivery: Delivery, checkpoint: Checkpoint | None) -> bool:
+        """The target holds at least what it had said: the rest is still in the inbox."""
+        entry, received = self._ledger.entries[self.name], self.inbox.received
+        keeps = delivery.sink.keeps_checkpoint
+        base = entry.durable if keeps else entry.saved
+        if checkpoint is None:
+            return base is None
+        if received is None or checkpoint.through > received.through:
+            raise Fenced(f"sink {self.name} is at {checkpoint}, beyond what this pipeline sent")
+        if base is not None and checkpoint.through < base.through:
+            return False
+        if keeps:
+            delivery.resumed = Checkpoint(received.epoch, checkpoint.position, checkpoint.through)
+            delivery.durable(delivery.resumed)
+        return True
+
+    async def _serve(self, delivery: Delivery) -> None:
+        while True:
+            batch = await self._next(delivery)
+            if self._stopping.is_set():
+                break
+            async with delivery.calls:
+                if batch is None:
+                    await delivery.flush()
+                else:
+                    await delivery.put(batch)
+                    batch = None  # its memory counts against the reader until it is let go
+                    self._went_well()
+            if not self.attached:
+                self._changed()
+        async with delivery.calls:
+            if delivery.may_flush:
+                await delivery.flush()
+            if not delivery.sink.keeps_checkpoint:
+                await delivery.save()
+
+    async def _next(self, delivery: Delivery) -> Batch | None:
+        """The next batch; None when it is time to flush, or to stop."""
+        inbox = self.inbox
+        while not self._stopping.is_set():
+            if self._restarting:
+                raise Again
+            if delivery.save_error is not None:
+                raise delivery.save_error
+            if len(inbox):
+                return None if delivery.flush_due else inbox.take()
+            inbox.wake.clear()
+            try:
+                async with asyncio.timeout(self._settings.flush_idle if delivery.may_flush else None):
+                    await inbox.wake.wait()
+            except TimeoutError:
+                return None
+        return None
+
+    def _went_well(self) -> None:
+        if self.problem is not None:
+            self._backoff.reset()
+            self.problem = self.error = None
+            if self.attached and self.state is SinkState.RETRYING:
+                self.state = SinkState.STREAMING
+
+
+def _fields(name: str, verdict: Verdict) -> dict[str, Any]:
+    return {"sink": name, "error": verdict.code, "reason": verdict.message, "hint": verdict.remedy}
