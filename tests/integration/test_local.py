@@ -17,6 +17,8 @@ import pytest
 from walcast.postgres.local import LocalServer, ServerMissing, StartFailed, TcpProxy, find
 from walcast.testing.postgres import Database, PostgresServer
 
+VERSIONS = (13, 14, 15, 16, 17, 18)
+
 
 def test_every_major_version_starts_with_logical_wal(any_postgres: PostgresServer) -> None:
     assert any_postgres.execute("show wal_level") == [("logical",)]
@@ -69,8 +71,9 @@ def test_a_paused_server_hangs_and_resumes() -> None:
         assert server.execute("select 1") == [(1,)]
 
 
-def test_tls_verifies_fully_against_its_root_and_not_another() -> None:
-    with LocalServer(17, tls=True) as server:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tls_verifies_fully_against_its_root_and_not_another(version: int) -> None:
+    with LocalServer(version, tls=True) as server:
         assert server.certificates is not None
         encrypted = server.dsn(
             via="tcp", host="localhost", sslmode="verify-full", sslrootcert=server.certificates.root
@@ -91,6 +94,16 @@ def test_a_standby_follows() -> None:
         while standby.execute("select pg_last_wal_replay_lsn() < %s::pg_lsn", [lsn]) == [(True,)]:
             assert time.monotonic() < deadline
         assert standby.execute("select n from t") == [(1,)]
+
+
+def test_a_folder_named_by_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = find(13).bindir
+    monkeypatch.setenv("WALCAST_POSTGRES_13", str(other))
+    find.cache_clear()
+    assert find(13).bindir == other
+    monkeypatch.setenv("WALCAST_POSTGRES_16", str(other))  # of the wrong version: passed by
+    assert find(16).major == 16
+    find.cache_clear()
 
 
 def test_a_version_that_cannot_be_had_says_how_to_get_it() -> None:

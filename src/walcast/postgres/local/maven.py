@@ -91,4 +91,6 @@ def _unpack(jar: Path, target: Path) -> None:
         content = archive.read(inner)
     target.mkdir(mode=0o755)
     with tarfile.open(fileobj=BytesIO(content), mode="r:xz") as files:
-        files.extractall(target, filter="data")
+        # Python 3.11.0 to 3.11.3 have no filters; there the archive is trusted as the registry's own.
+        files.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        files.extractall(target)
