@@ -21,8 +21,9 @@ from typing import Any
 from uuid import UUID
 
 from walcast.decode.builtin import BUILTIN
-from walcast.decode.values import nested, scalars
+from walcast.decode.values import nested
 from walcast.decode.values.cursor import F32, F64, I16, I32, I64, U32, U64, utf8, whole
+from walcast.decode.values.floats import float4_text
 from walcast.decode.values.literals import array_literal, composite_literal
 from walcast.model import DecodeError, TypeInfo
 
@@ -204,7 +205,7 @@ _FROM_BINARY: dict[str, Loader] = {
     **dict.fromkeys(("oid", "xid", "cid"), lambda data: whole(U32, data)),
     "xid8": lambda data: whole(U64, data),
     # A single's shortest text read back is the float that people mean: 0.1, not 0.10000000149011612.
-    "float4": lambda data: float(scalars.float4_text(whole(F32, data))),
+    "float4": lambda data: float(float4_text(whole(F32, data))),
     "float8": lambda data: whole(F64, data),
     "bytea": bytes,
     "uuid": _uuid,

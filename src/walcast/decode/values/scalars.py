@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from decimal import Decimal
 from struct import Struct
 
 from walcast.decode.values.cursor import F32, F64, I16, I32, I64, U16, U32, U64, Cursor, utf8, whole
+from walcast.decode.values.floats import float4_text, float8_text
 from walcast.model import DecodeError
 
 _NUMERIC = Struct(">hhHH")
@@ -46,19 +45,6 @@ def float4(data: bytes) -> str:
 
 def float8(data: bytes) -> str:
     return float8_text(whole(F64, data))
-
-
-def float8_text(value: float) -> str:
-    """The shortest digits that read back the same, printed as PostgreSQL does: like C's %g, from 1e+15 on."""
-    if not math.isfinite(value):
-        return _special_float(value)
-    return _float_text(repr(value), 15)
-
-
-def float4_text(value: float) -> str:
-    if not math.isfinite(value):
-        return _special_float(value)
-    return _float_text(_shortest_float4(value), 6)
 
 
 def numeric(data: bytes) -> str:
@@ -178,52 +164,3 @@ def _numeric_text(digits: list[int], weight: int, scale: int) -> str:
     leading = "0000" * min(max(-weight - 1, 0), scale // 4 + 1)
     fraction = leading + "".join(f"{digit:04}" for digit in digits[max(weight + 1, 0) :])
     return f"{whole_part or '0'}.{fraction[:scale].ljust(scale, '0')}"
-
-
-def _special_float(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def _float_text(shortest: str, fixed_below: int) -> str:
-    sign, digits, exponent = Decimal(shortest).as_tuple()
-    assert isinstance(exponent, int)
-    text = "".join(map(str, digits)).rstrip("0")
-    exponent += len(digits) - len(text)
-    minus = "-" if sign else ""
-    if not text:
-        return minus + "0"
-    scientific = exponent + len(text) - 1
-    if not -4 <= scientific < fixed_below:
-        point = f".{text[1:]}" if len(text) > 1 else ""
-        return f"{minus}{text[0]}{point}e{'-' if scientific < 0 else '+'}{abs(scientific):02}"
-    if exponent >= 0:
-        return minus + text + "0" * exponent
-    if scientific < 0:
-        return f"{minus}0.{'0' * (-scientific - 1)}{text}"
-    return f"{minus}{text[: scientific + 1]}.{text[scientific + 1 :]}"
-
-
-def _shortest_float4(value: float) -> str:
-    """The shortest decimal that reads back as this single; of those the nearest.
-
-    At a power of two the gap below is half the gap above, so that the nearest decimal of a length may miss where
-    the next one up hits.
-    """
-    if value == 0:
-        return repr(value)
-    exact = Decimal(value)
-    for precision in range(1, 10):
-        nearest = f"{value:.{precision - 1}e}"
-        step = Decimal(1).scaleb(int(nearest.partition("e")[2]) - precision + 1)
-        candidates = [Decimal(nearest) + step * move for move in (0, 1, -1)]
-        for candidate in sorted(candidates, key=lambda found: abs(found - exact)):
-            if _single(float(candidate)) == value:
-                return str(candidate)
-    return repr(value)
-
-
-def _single(value: float) -> float:
-    try:
-        return float(F32.unpack(F32.pack(value))[0])
-    except OverflowError:
-        return math.inf

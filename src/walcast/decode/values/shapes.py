@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 
 from walcast.decode.values.cursor import F64, Cursor
-from walcast.decode.values.scalars import float8_text
+from walcast.decode.values.floats import float8_text
 from walcast.model import DecodeError
 
 _POINT = Struct(">dd")
@@ -108,9 +108,7 @@ def _ipv6(address: bytes) -> str:
     """The longest run of zeros (the first of equals, two or more) becomes `::`; mapped IPv4 is printed as such."""
     words = [int.from_bytes(address[at : at + 2]) for at in range(0, 16, 2)]
     start, length = _longest_zeros(words)
-    mapped = start == 0 and (
-        length == 6 or (length == 7 and words[7] != 1) or (length == 5 and words[5] == 0xFFFF)
-    )
+    mapped = start == 0 and (length == 6 or (length == 5 and words[5] == 0xFFFF))
     tail = ".".join(map(str, address[12:])) if mapped else ""
     pieces = [f"{word:x}" for word in words[: 6 if mapped else 8]] + ([tail] if mapped else [])
     if length < 2:
