@@ -123,8 +123,8 @@ def snapshot(data: bytes) -> str:
     """pg_snapshot, and txid_snapshot before it."""
     cursor = Cursor(data)
     count = cursor.count(8)
-    low, high = cursor.number(I64), cursor.number(I64)
-    running = [str(cursor.number(I64)) for _ in range(count)]
+    low, high = cursor.number(U64), cursor.number(U64)
+    running = [str(cursor.number(U64)) for _ in range(count)]
     cursor.end()
     return f"{low}:{high}:{','.join(running)}"
 
