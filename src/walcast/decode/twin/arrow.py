@@ -8,6 +8,7 @@ from typing import Any
 from walcast.decode.twin.arrow_types import Reading, reading
 from walcast.decode.twin.catalog import PyCatalog
 from walcast.decode.twin.index import NO_TUPLE, Column, Entry, Relation, Tuple
+from walcast.decode.twin.rowset import check_columns
 from walcast.model import ConfigError, DecodeError, ValueRangeError
 
 Choices = tuple[str, str, str]
@@ -50,9 +51,7 @@ def rows_table(
 ) -> Any:
     """These columns of the rows, in this order."""
     pa = _pyarrow()
-    for number in numbers:
-        if not 0 <= number < len(relation.columns):
-            raise ValueError(f"column {number} of {len(relation.columns)}")
+    check_columns(numbers, len(relation.columns))
     columns = [_columns(pa, relation.columns, catalog, choices)[number] for number in numbers]
     return pa.table(
         [column.array(pa, rows) for column in columns], pa.schema([column.field for column in columns])

@@ -184,7 +184,7 @@ class PyAssembler:
         open_ = self._transaction("a change")
         relations = self._enter(open_, truncate.oids)
         open_.ordinal += 1
-        detail = Truncated(truncate.cascade, truncate.restart_identity)
+        detail = Truncated(truncate.cascade, truncate.restart_identity, tuple(relations))
         for relation in relations:
             open_.growing.add(Entry(b"T", relation, open_.transaction, open_.ordinal, detail=detail))
         self._cut_when_big(open_)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from walcast.decode.frames import Delivery
 from walcast.decode.twin.frames import PyFrames
-from walcast.decode.twin.index import Entry, Index, Relation, Transaction
+from walcast.decode.twin.index import Entry, Index, Relation, Transaction, Truncated
 
 
 @dataclass(slots=True)
@@ -43,6 +43,9 @@ class Growing:
         for entry in other.entries:
             if entry.relation >= 0:
                 entry.relation = numbers[entry.relation]
+            if isinstance(entry.detail, Truncated):
+                relations = tuple(numbers[relation] for relation in entry.detail.relations)
+                entry.detail = entry.detail._replace(relations=relations)
         self.index.transactions += other.transactions
         self.index.entries += other.entries
         self.index.nbytes += other.nbytes

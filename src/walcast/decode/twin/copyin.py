@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 from walcast.decode.frames import RelationTuple
-from walcast.decode.twin.fault import DecodeFault
 from walcast.decode.twin.frames import PyFrames
-from walcast.decode.twin.index import Column, Entry, Index, Relation, Transaction, Tuple
+from walcast.decode.twin.index import Column, Entry, Index, Relation, Transaction, Tuple, unix_time
 from walcast.decode.twin.rowset import TRAILER
+from walcast.model import DecodeError
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 _FIXED_HEADER = 19
@@ -33,7 +33,7 @@ def py_snapshot_frames(
     if format not in ("binary", "text"):
         raise ValueError(f"unknown format: {format}")
     rows = _binary_rows(data, len(columns)) if format == "binary" else _text_rows(data, len(columns))
-    index = Index([found], [Transaction(0, commit_lsn, 0)])
+    index = Index([found], [Transaction(0, commit_lsn, unix_time(0), commit_lsn)])
     for row in rows:
         entry = Entry(b"R", 0, index.transactions[0], 0, row)
         index.entries.append(entry)
@@ -47,17 +47,17 @@ def _binary_rows(data: bytes, width: int) -> Iterator[Tuple]:
         count = int.from_bytes(_slice(data, at, 2), signed=True)
         if count == -1:
             if at + len(TRAILER) != len(data):
-                raise DecodeFault("data after COPY's trailer", at + 2)
+                raise DecodeError("a COPY that goes on after its trailer", offset=at)
             return
         if count != width:
-            raise DecodeFault(f"a row of {count} columns, the relation has {width}", at)
+            raise DecodeError(f"a COPY row of {count} columns, the relation has {width}", offset=at)
         at += 2
         kinds = bytearray()
         values: list[bytes | None] = []
         for _ in range(count):
             size = int.from_bytes(_slice(data, at, 4), signed=True)
             if size < -1:
-                raise DecodeFault("a length that no value can have", at)
+                raise DecodeError("a length that no value can have", offset=at)
             at += 4
             kinds.append(ord("n") if size == -1 else ord("b"))
             values.append(None if size == -1 else _slice(data, at, size))
@@ -75,31 +75,38 @@ def _after_header(data: bytes) -> int:
 
 def _slice(data: bytes, at: int, size: int) -> bytes:
     if size > len(data) - at:
-        raise DecodeFault("the data ends early", len(data))
+        raise DecodeError("the data ends early", offset=len(data))
     return data[at : at + size]
 
 
 def _text_rows(data: bytes, width: int) -> Iterator[Tuple]:
+    lines = data.split(b"\n")
+    if lines[-1] and lines[-1] != b"\\.":
+        raise DecodeError("a COPY row without its end", offset=len(data))
     at = 0
-    for line in data.split(b"\n")[: -1 if data.endswith(b"\n") else None] if data else []:
+    for number, line in enumerate(lines[: None if lines[-1] else -1]):
         if line == b"\\.":
+            if any(lines[number + 1 :]):
+                raise DecodeError("a COPY that goes on after its end", offset=at)
             return
-        fields = line.split(b"\t") if width else []
+        fields = line.split(b"\t") if width or line else []
         if len(fields) != width:
-            raise DecodeFault(f"a row of {len(fields)} columns, the relation has {width}", at)
-        values = tuple(None if field == b"\\N" else _unescaped(field) for field in fields)
+            raise DecodeError(f"a COPY row of {len(fields)} columns, the relation has {width}", offset=at)
+        values = tuple(None if field == b"\\N" else _unescaped(field, at) for field in fields)
         yield Tuple(bytes(ord("n") if value is None else ord("t") for value in values), values)
         at += len(line) + 1
 
 
-def _unescaped(field: bytes) -> bytes:
+def _unescaped(field: bytes, at: int) -> bytes:
     if b"\\" not in field:
         return field
     pieces = bytearray()
     marks = iter(field)
     for mark in marks:
         if mark == ord("\\"):
-            escaped = next(marks, mark)
+            escaped = next(marks, None)
+            if escaped is None:
+                raise DecodeError("a COPY field that ends in a backslash", offset=at)
             pieces += _UNESCAPED.get(escaped, bytes([escaped]))
         else:
             pieces.append(mark)

@@ -57,6 +57,8 @@ class Transaction:
 class Truncated(NamedTuple):
     cascade: bool
     restart_identity: bool
+    relations: tuple[int, ...]
+    """All that the statement truncated, as far as they are published: numbers within the batch."""
 
 
 class Logical(NamedTuple):

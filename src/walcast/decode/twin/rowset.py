@@ -46,9 +46,7 @@ class PyRowSet:
         return "mixed" if ord("b") in kinds else "text"
 
     def copy(self, columns: list[int]) -> list[bytes]:
-        for column in columns:
-            if not 0 <= column < len(self._relation.columns):
-                raise ValueError(f"column {column} of {len(self._relation.columns)}")
+        check_columns(columns, len(self._relation.columns))
         if self.format == "mixed":
             raise ValueError("rows with binary and text values have no COPY form")
         if self.format == "binary":
@@ -62,6 +60,13 @@ class PyRowSet:
 
     def rows(self) -> Iterator[tuple[bytes, tuple[bytes | None, ...]]]:
         return ((row.kinds, row.values) for row in self._rows)
+
+
+def check_columns(columns: Sequence[int], width: int) -> None:
+    """Raises ValueError for a column that is not there."""
+    for column in columns:
+        if not 0 <= column < width:
+            raise ValueError(f"column {column} of {width}")
 
 
 def _binary_row(row: Tuple, columns: list[int]) -> bytes:
