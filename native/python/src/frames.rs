@@ -119,6 +119,11 @@ impl PyFrames {
         catalog: &PyCatalog,
         keys: Vec<Vec<usize>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
+        let relations = self.view.index().relations.len();
+        if keys.len() != relations {
+            let message = format!("keys of {} relations, the batch has {relations}", keys.len());
+            return Err(PyValueError::new_err(message));
+        }
         let lines = py.detach(|| json::lines(&self.view, &catalog.catalog, &keys));
         lines.map(|lines| PyBytes::new(py, &lines)).map_err(|fault| errors::fault(py, fault))
     }

@@ -19,6 +19,8 @@ use crate::index::{Kind, NONE, Value};
 use crate::types::cursor::whole;
 use crate::types::{Catalog, Shape, numeric};
 
+const NUMERIC_HINT: &str = "let numeric travel as text: it holds every digit, NaN and the infinities";
+
 /// Where the rows' values are.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
@@ -69,7 +71,7 @@ pub fn array(source: &Source<'_>, column: usize, target: &Target, catalog: &Cata
         Target::UInt64 => primitive::<UInt64Type>(source, column, |v| Ok(u64::from_be_bytes(whole(v)?)), parsed),
         Target::Float32 => primitive::<Float32Type>(source, column, |v| Ok(f32::from_be_bytes(whole(v)?)), parsed),
         Target::Float64 => primitive::<Float64Type>(source, column, |v| Ok(f64::from_be_bytes(whole(v)?)), parsed),
-        Target::NumericFloat => primitive::<Float64Type>(source, column, numeric_float, parsed),
+        Target::NumericFloat => primitive::<Float64Type>(source, column, numeric_float, numeric_float_text),
         Target::Decimal(precision, scale) => decimals(source, column, *precision, *scale),
         Target::Date => primitive::<Date32Type>(source, column, temporal::date, temporal::date_text),
         Target::Time => primitive::<Time64MicrosecondType>(source, column, temporal::time, temporal::time_text),
@@ -141,7 +143,7 @@ fn decimals(source: &Source<'_>, column: usize, precision: u8, scale: i8) -> Res
     let check = |scaled: Option<i128>| {
         scaled.filter(|scaled| scaled.abs() < limit).ok_or_else(|| Failure::Range {
             message: format!("a numeric that decimal({precision},{scale}) cannot hold"),
-            hint: "let numeric travel as text: NaN, infinities and more digits have no place in a decimal",
+            hint: NUMERIC_HINT,
         })
     };
     let array = primitive_array::<Decimal128Type>(
@@ -156,7 +158,15 @@ fn decimals(source: &Source<'_>, column: usize, precision: u8, scale: i8) -> Res
 fn numeric_float(value: &[u8]) -> Result<f64, Failure> {
     let mut text = Vec::new();
     numeric::numeric(value, &mut text)?;
-    parsed(&text)
+    numeric_float_text(&text)
+}
+
+fn numeric_float_text(text: &[u8]) -> Result<f64, Failure> {
+    let number: f64 = parsed(text)?;
+    match number.is_infinite() && !text.ends_with(b"Infinity") {
+        false => Ok(number),
+        true => Err(Failure::Range { message: "a numeric that a float cannot hold".into(), hint: NUMERIC_HINT }),
+    }
 }
 
 fn parsed<T: std::str::FromStr>(text: &[u8]) -> Result<T, Failure> {
