@@ -251,6 +251,6 @@ fn old_rows(
         return Ok(new_null_array(&DataType::Struct(fields.clone()), entries.len()));
     }
     let arrays = columns.iter().map(|column| column.array(&source)).collect::<Result<Vec<_>, _>>()?;
-    let nulls: NullBuffer = entries.iter().map(|entry| there(entry)).collect();
+    let nulls: NullBuffer = entries.iter().map(there).collect();
     Ok(Arc::new(StructArray::new(fields.clone(), arrays, Some(nulls))))
 }

@@ -75,7 +75,7 @@ fn push_ipv6(out: &mut Vec<u8>, bytes: &[u8; 16]) {
     let words: [u16; 8] = std::array::from_fn(|at| u16::from_be_bytes([bytes[2 * at], bytes[2 * at + 1]]));
     let (start, length) = longest_zeros(&words);
     let embedded = start == 0 && (length == 6 || (length == 5 && words[5] == 0xffff));
-    for at in 0..8 {
+    for (at, word) in words.iter().enumerate() {
         if length >= 2 && (start..start + length).contains(&at) {
             if at == start {
                 out.push(b':');
@@ -88,7 +88,7 @@ fn push_ipv6(out: &mut Vec<u8>, bytes: &[u8; 16]) {
         if at == 6 && embedded {
             return push_ipv4(out, &bytes[12..]);
         }
-        write!(out, "{:x}", words[at]).expect("a Vec takes all");
+        write!(out, "{word:x}").expect("a Vec takes all");
     }
     if length >= 2 && start + length == 8 {
         out.push(b':');
