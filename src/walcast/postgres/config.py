@@ -135,6 +135,9 @@ class SourceConfig:
         metadata=_about("silence of the server after which the connection counts as lost", "seconds"),
     )
 
+    temporary_slot: bool = field(default=False, metadata={"internal": True})
+    """The slot is made when the stream opens and goes with its connection: `walcast tail`."""
+
     def __post_init__(self) -> None:
         for name in (
             "snapshot_workers",

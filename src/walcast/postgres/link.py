@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import struct
 import tempfile
 import time
 from typing import Any, Final
@@ -20,21 +22,27 @@ from walcast.postgres.checks import stream_fault
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.copyout import hang_up
+from walcast.postgres.slots import create_slot
 
 log = logging.getLogger("walcast.postgres")
 
 _START_TIMEOUT: Final = 60.0
 _CHECKS_OF_SILENCE: Final = 4
+_STATUS: Final = struct.Struct(">cQQQQB")
+"""Standby status update: r, written, flushed, applied, time, whether a reply is wanted."""
 
 
 class Link:
     """Opened by `open_link`. Deliveries come in order; after the one of kind "end" there are none."""
 
-    def __init__(self, connection: Connection, reader: Reader, receive_timeout: float) -> None:
+    def __init__(
+        self, connection: Connection, reader: Reader, receive_timeout: float, confirmed: Lsn
+    ) -> None:
         self._connection = connection
         self._reader = reader
         self._ready = asyncio.Event()
         self._receive_timeout = receive_timeout
+        self._confirmed = confirmed
         self._loop = asyncio.get_running_loop()
         self._fd = reader.fileno()
         self._loop.add_reader(self._fd, self._ready.set)
@@ -61,6 +69,7 @@ class Link:
                 self._check_silence(waited)
 
     def confirm(self, through: Lsn) -> None:
+        self._confirmed = max(self._confirmed, through)
         self._reader.confirm(through)
 
     def poke(self) -> None:
@@ -83,7 +92,18 @@ class Link:
         self._closed = True
         self._loop.remove_reader(self._fd)
         await asyncio.to_thread(self._reader.stop)
+        if self.failure is None:
+            self._say_goodbye()
         await self._connection.close()
+
+    def _say_goodbye(self) -> None:
+        """The last confirmed position, which the reader may not have sent yet, and the end of the copy."""
+        position = self._confirmed
+        status = _STATUS.pack(b"r", position, position, position, 0, 0)
+        with contextlib.suppress(psycopg.Error):  # the connection may be gone: nothing is lost by it
+            self._connection.pgconn.put_copy_data(status)
+            self._connection.pgconn.put_copy_end()
+            self._connection.pgconn.flush()
 
     def _check_silence(self, waited: float) -> None:
         heard = self._reader.stats().get("last_message_unix_us", 0) / 1e6
@@ -110,6 +130,8 @@ async def open_link(
         memory = config.logical_decoding_work_mem or ((64 if streaming else 256) << 20)
         await connection.execute(sql.SQL("set logical_decoding_work_mem = {}").format(f"{memory >> 10}kB"))
         protocol = protocol_for(version)
+        if config.temporary_slot:
+            start = (await create_slot(connection, config.slot, temporary=True)).consistent_point
         command = start_command(config, version, start, text=text, streaming=streaming)
         await _start(connection, command.as_bytes(connection), config.slot)
         native = decode.IMPLEMENTATION == "native"
@@ -148,7 +170,7 @@ async def open_link(
             "protocol": protocol,
         },
     )
-    return Link(connection, reader, config.receive_timeout)
+    return Link(connection, reader, config.receive_timeout, confirmed)
 
 
 def protocol_for(version: int) -> int:

@@ -8,9 +8,13 @@ snapshot workers      COPY OUT under the slot's exported snapshot       (snapsho
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final, LiteralString, Self
+
+import psycopg
+from psycopg import sql
 
 from walcast.model import (
     Batch,
@@ -27,9 +31,10 @@ from walcast.model import (
 from walcast.model.secret import Secret
 from walcast.postgres.catalog import identity, list_tables
 from walcast.postgres.config import SourceConfig
-from walcast.postgres.connect import Connection, application_name
+from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.control import Control
 from walcast.postgres.ddl import Shapes
+from walcast.postgres.faults import explain
 from walcast.postgres.published import Published, published_tables
 from walcast.postgres.relations import Relations
 from walcast.postgres.selection import Pattern
@@ -181,6 +186,23 @@ class PostgresSource:
         """Where WAL is inserted now; on a standby, what it has replayed."""
         row = await self._control.row(_POSITION)
         return Lsn.parse(row[0]) if row and row[0] else Lsn(0)
+
+    async def timeline_end(self, timeline: int) -> Lsn | None:
+        """Where the source's history left a timeline: where a standby was promoted. None when it never was on it."""
+        if timeline >= self.identity.timeline:
+            return None
+        name = application_name(self.config.name, "control")
+        connection = await connect(self.config.dsn, application=name, replication=True)
+        async with connection:
+            try:
+                command = sql.SQL("TIMELINE_HISTORY {}").format(self.identity.timeline)
+                row = await (await connection.execute(command)).fetchone()
+            except psycopg.Error as error:
+                raise explain(error, "reading the timeline's history") from None
+        text = row[1] if row is not None else ""
+        history = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+        found = re.search(rf"^\s*{timeline}\s+([0-9A-F]+/[0-9A-F]+)", history, re.MULTILINE)
+        return Lsn.parse(found[1]) if found else None
 
     def poke(self) -> None:
         if self._stream is not None and self._stream.link is not None:

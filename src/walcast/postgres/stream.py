@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from walcast.decode import IdleBatch, StreamBatch
 from walcast.decode.frames import Delivery, Frames
@@ -24,6 +25,7 @@ from walcast.model import (
     Part,
     Position,
     Relation,
+    SlotInUse,
     SlotState,
     SourceUnavailable,
     SpoolFull,
@@ -42,6 +44,8 @@ from walcast.postgres.relations import Relations
 
 log = logging.getLogger("walcast.postgres")
 
+T = TypeVar("T")
+_LETTING_GO: Final = 1.0
 _EVERY_CHANGE: Final = (1 << 64) - 1
 _GUARD_INTERVAL: Final = 10.0
 """Seconds between two looks at whether commits wait for us."""
@@ -91,12 +95,9 @@ class Stream:
 
     async def batches(self, after: Checkpoint | None) -> AsyncGenerator[Batch, None]:
         """Everything that committed after the checkpoint, without end."""
-        slot = await self._control.ask(
-            lambda c: check_continuity(c, self._config.slot, self._database, after)
-        )
-        self._begin(after, slot)
+        await self._begin(after)
         while True:
-            link = self.link = await self._open()
+            link = self.link = await _patiently(self._open)
             guard = asyncio.ensure_future(self._guard(link))
             try:
                 while True:
@@ -114,8 +115,16 @@ class Stream:
         if self.link is not None:
             self.link.confirm(self._confirmed)
 
-    def _begin(self, after: Checkpoint | None, slot: SlotState) -> None:
-        confirmed = slot.confirmed or Lsn(0)
+    async def _begin(self, after: Checkpoint | None) -> None:
+        if self._config.temporary_slot:
+            return
+
+        async def look() -> SlotState:
+            return await self._control.ask(
+                lambda c: check_continuity(c, self._config.slot, self._database, after)
+            )
+
+        confirmed = (await _patiently(look)).confirmed or Lsn(0)
         if after is None:
             self._through = self._confirmed = confirmed
         else:
@@ -269,6 +278,18 @@ class Stream:
         if reason == "server":
             return stream_fault(state, message, self._config.slot)
         return SourceUnavailable(f"the replication connection ended: {message}", hint="it is tried again")
+
+
+async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """A walsender whose reader has just closed takes a moment to let the slot go."""
+    deadline = time.monotonic() + _LETTING_GO
+    while True:
+        try:
+            return await step()
+        except SlotInUse:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.02)
 
 
 def _has_messages(frames: Frames, relations: int) -> bool:
