@@ -42,10 +42,15 @@ class Place:
         return self.locate(self.path)
 
 
+def settings_of(target: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+    """The fields that a person sets. `{"internal": True}` in a field's metadata keeps it for the program."""
+    return {f.name: f for f in dataclasses.fields(target) if f.init and not f.metadata.get("internal")}
+
+
 def bind(target: type[T], data: Mapping[str, Any], place: Place) -> T:
     """Makes a `target` of a table. Raises ConfigError for unknown keys, missing keys and wrong values."""
     hints = typing.get_type_hints(target)
-    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, target)) if f.init}
+    fields = settings_of(target)
     for key in data:
         if key not in fields:
             raise unknown_key(place.child(key), key, fields)
@@ -54,7 +59,9 @@ def bind(target: type[T], data: Mapping[str, Any], place: Place) -> T:
         if name in data:
             values[name] = convert(data[name], hints[name], field.metadata, place.child(name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{place.child(name)}: this setting is missing", hint=field.metadata.get("help"))
+            raise ConfigError(
+                f"{place.child(name)}: this setting is missing", hint=field.metadata.get("help")
+            )
     try:
         return target(**values)
     except ValueError as error:
@@ -88,7 +95,9 @@ def convert(value: Any, hint: Any, metadata: Mapping[str, Any], place: Place) ->
         guess = f"did you mean {near[0]!r}? " if near else ""
         raise _wrong(place, f"one of {', '.join(map(str, arguments))}", value, guess)
     if origin in (tuple, list):
-        items = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        items = (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
         if not isinstance(items, (list, tuple)):
             raise _wrong(place, "a list", value)
         return origin(convert(v, arguments[0], {}, place.child(str(i))) for i, v in enumerate(items))
@@ -152,7 +161,9 @@ def _indirect(value: Any, place: Place) -> Any:
     (kind, where), *_ = value.items()
     if kind == "env" and isinstance(where, str):
         if where not in os.environ:
-            raise ConfigError(f"{place}: the environment variable {where} is not set", hint=f"export {where}=...")
+            raise ConfigError(
+                f"{place}: the environment variable {where} is not set", hint=f"export {where}=..."
+            )
         return os.environ[where]
     if kind == "file" and isinstance(where, str):
         try:

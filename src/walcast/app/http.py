@@ -9,21 +9,23 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from walcast.engine import Sample
 from walcast.model import ConfigError, OperatorError
 
-Metrics = Callable[[], Iterable[tuple[str, str, str, list[tuple[dict[str, str], float]]]]]
-"""Families: (name, kind, help, samples (labels, value)); kind is counter, gauge or histogram's parts."""
+Samples = Callable[[], Iterable[Sample]]
 Health = Callable[[], tuple[bool, dict[str, Any]]]
 
 
 class HttpServer:
     """`/metrics` for Prometheus, `/livez` (the process answers), `/readyz` (503 until every sink is streaming)."""
 
-    def __init__(self, listen: str, metrics: Metrics, ready: Health) -> None:
+    def __init__(self, listen: str, samples: Samples, ready: Health) -> None:
         host, _, port = listen.rpartition(":")
         if not port.isdigit():
-            raise ConfigError(f"http.listen: expected host:port, not {listen!r}", hint="such as 127.0.0.1:9187")
-        self._metrics, self._ready = metrics, ready
+            raise ConfigError(
+                f"http.listen: expected host:port, not {listen!r}", hint="such as 127.0.0.1:9187"
+            )
+        self._samples, self._ready = samples, ready
         try:
             self._server = make_server(
                 host.strip("[]") or "127.0.0.1", int(port), self._application, WSGIServer, _Quiet
@@ -53,13 +55,15 @@ class HttpServer:
         path = environ.get("PATH_INFO", "/")
         if path == "/metrics":
             start_response("200 OK", [("Content-Type", "text/plain; version=0.0.4; charset=utf-8")])
-            return [exposition(self._metrics()).encode()]
+            return [exposition(self._samples()).encode()]
         if path == "/livez":
             start_response("200 OK", [("Content-Type", "text/plain")])
             return [b"ok\n"]
         if path == "/readyz":
             ready, body = self._ready()
-            start_response("200 OK" if ready else "503 Service Unavailable", [("Content-Type", "application/json")])
+            start_response(
+                "200 OK" if ready else "503 Service Unavailable", [("Content-Type", "application/json")]
+            )
             return [json.dumps(body).encode() + b"\n"]
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"/metrics /livez /readyz\n"]
@@ -72,15 +76,27 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-def exposition(families: Iterable[tuple[str, str, str, list[tuple[dict[str, str], float]]]]) -> str:
-    """Prometheus's text format."""
-    lines = []
-    for name, kind, text, samples in families:
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        for labels, value in samples:
-            inside = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
-            lines.append(f"{name}{{{inside}}} {value:.17g}" if inside else f"{name} {value:.17g}")
+def exposition(samples: Iterable[Sample]) -> str:
+    """Prometheus's text format. Samples of one metric follow each other."""
+    lines, last = [], None
+    for sample in samples:
+        if sample.name != last:
+            last = sample.name
+            lines += [f"# HELP {sample.name} {sample.help}", f"# TYPE {sample.name} {sample.kind}"]
+        if sample.kind != "histogram":
+            lines.append(f"{sample.name}{_labels(sample.labels)} {sample.value:.17g}")
+            continue
+        for bound, count in sample.buckets:
+            edge = "+Inf" if bound == float("inf") else f"{bound:g}"
+            lines.append(f"{sample.name}_bucket{_labels({**sample.labels, 'le': edge})} {count}")
+        lines.append(f"{sample.name}_sum{_labels(sample.labels)} {sample.value:.17g}")
+        lines.append(f"{sample.name}_count{_labels(sample.labels)} {sample.count}")
     return "\n".join(lines) + "\n"
+
+
+def _labels(labels: dict[str, str]) -> str:
+    inside = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
+    return f"{{{inside}}}" if inside else ""
 
 
 def _escaped(label: str) -> str:

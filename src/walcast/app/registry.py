@@ -47,7 +47,9 @@ SINKS: dict[str, SinkEntry] = {
     "postgres": SinkEntry(
         "walcast.sinks.postgres:PostgresSink", "exactly once", "tables in another PostgreSQL"
     ),
-    "duckdb": SinkEntry("walcast.sinks.duckdb:DuckDBSink", "exactly once", "tables in a DuckDB file", "duckdb"),
+    "duckdb": SinkEntry(
+        "walcast.sinks.duckdb:DuckDBSink", "exactly once", "tables in a DuckDB file", "duckdb"
+    ),
     "jsonl": SinkEntry("walcast.sinks.jsonl:JsonLinesSink", "exactly once", "JSON Lines files", "jsonl"),
     "handlers": SinkEntry(
         "walcast.sinks.handlers:HandlerSink", "at least once", "functions in your own Python code"

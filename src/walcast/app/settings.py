@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from walcast.app import registry
-from walcast.app.binding import Place, bind, unknown_key
+from walcast.app.binding import Place, bind, settings_of, unknown_key
 from walcast.app.toml import TomlFile
 from walcast.engine import PipelineSettings
 from walcast.model import ConfigError
@@ -21,13 +21,43 @@ DEFAULT_FILE = Path("walcast.toml")
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """What the pipeline is called, where it keeps its state, and how much memory it may use."""
+
+    name: str = field(
+        default="walcast", metadata={"help": "seen in application_name and in the copies' checkpoints"}
+    )
+    state_dir: Path = field(
+        default=Path(".walcast"),
+        metadata={
+            "help": "checkpoints of sinks that keep none, the spool, the control socket; one process owns it"
+        },
+    )
+    memory: int = field(
+        default=64 << 20,
+        metadata={
+            "unit": "bytes",
+            "help": "for batches in all queues together; the reader waits at this limit",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > 40:
+            raise ValueError("name must have 1 to 40 characters")
+        if self.memory < 8 << 20:
+            raise ValueError("memory must be at least 8MB")
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is logged, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = field(
         default="info", metadata={"help": "the least severe event that is logged; cell values only at debug"}
     )
-    format: Literal["text", "json"] = field(default="text", metadata={"help": "key=value or JSON, one event a line"})
+    format: Literal["text", "json"] = field(
+        default="text", metadata={"help": "key=value or JSON, one event a line"}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +82,8 @@ class SinkSettings:
 class Settings:
     """All of it. `path` is the file it came from, None when there was none."""
 
-    pipeline: PipelineSettings
+    pipeline: PipelineConfig
+    engine: PipelineSettings
     source: SourceConfig
     sinks: tuple[SinkSettings, ...]
     http: HttpSettings
@@ -61,14 +92,17 @@ class Settings:
 
 
 SECTIONS: dict[str, type[Any]] = {
-    "pipeline": PipelineSettings,
+    "pipeline": PipelineConfig,
+    "engine": PipelineSettings,
     "source": SourceConfig,
     "http": HttpSettings,
     "log": LogSettings,
 }
 
 
-def load(path: Path | None = None, environment: Mapping[str, str] | None = None, dsn: str | None = None) -> Settings:
+def load(
+    path: Path | None = None, environment: Mapping[str, str] | None = None, dsn: str | None = None
+) -> Settings:
     """Reads the file (default ./walcast.toml; none at all when the environment says enough) and the environment.
 
     `dsn` overrides source.dsn. Raises ConfigError naming file, line and key.
@@ -133,7 +167,7 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 def _plain(config: Any) -> dict[str, Any]:
     result = {}
-    for f in dataclasses.fields(config):
+    for f in settings_of(type(config)).values():
         value = getattr(config, f.name)
         if isinstance(value, Secret) or f.metadata.get("secret"):
             value = str(Secret("")) if value else value

@@ -36,9 +36,7 @@ class TomlFile:
         try:
             return cls(path, path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise ConfigError(
-                f"{path}: there is no such file", hint="make one with: walcast init"
-            ) from error
+            raise ConfigError(f"{path}: there is no such file", hint="make one with: walcast init") from error
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
 

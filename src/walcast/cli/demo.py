@@ -10,7 +10,9 @@ from walcast.cli.main import Context, command
 
 
 @click.command("demo")
-@click.option("--check", is_flag=True, help="Unattended: run for a while, compare every copy, print one JSON summary.")
+@click.option(
+    "--check", is_flag=True, help="Unattended: run for a while, compare every copy, print one JSON summary."
+)
 @click.option("--seconds", type=float, help="Stop by itself after this long [only with --check: 12].")
 @command
 async def demo_command(context: Context, check: bool, seconds: float | None) -> int:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tail": ("tail", "Print changes from now on, disturbing nothing."),
     "token": ("inspect", "Print the source's position now, as a token."),
     "wait": ("inspect", "Wait until a copy (or every copy) has a token's position."),
+    "resync": ("inspect", "Copy tables anew, while the others go on."),
     "reload": ("inspect", "Have a running pipeline read its configuration again."),
     "query": ("inspect", "Read an embedded copy, also while the pipeline owns it."),
     "slot": ("objects", "List, create and drop replication slots."),
@@ -93,9 +94,13 @@ class LazyGroup(click.Group):
     + "; ".join(f"{code} {text}" for code, text in output.EXIT_CODES.items())
     + ". Start with: walcast init",
 )
-@click.option("-c", "--config", type=click.Path(path_type=Path), help="The configuration file [./walcast.toml].")
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path), help="The configuration file [./walcast.toml]."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Overrides log.level.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Overrides log.level."
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Overrides log.format.")
 @click.version_option(__version__, prog_name="walcast")
 @click.pass_context

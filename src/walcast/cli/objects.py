@@ -23,9 +23,29 @@ async def slot_list(context: Context) -> None:
         output.print_json(slots)
         return
     output.print_table(
-        ("slot", "database", "plugin", "active", "confirmed", "keeps", "may still keep", "wal status", "invalid"),
+        (
+            "slot",
+            "database",
+            "plugin",
+            "active",
+            "confirmed",
+            "keeps",
+            "may still keep",
+            "wal status",
+            "invalid",
+        ),
         [
-            (s.name, s.database, s.plugin, f"pid {s.active_pid}" if s.active_pid else "no", s.confirmed, output.human_bytes(s.retained), output.human_bytes(s.safe_wal_size), s.wal_status, s.invalidation)
+            (
+                s.name,
+                s.database,
+                s.plugin,
+                f"pid {s.active_pid}" if s.active_pid else "no",
+                s.confirmed,
+                output.human_bytes(s.retained),
+                output.human_bytes(s.safe_wal_size),
+                s.wal_status,
+                s.invalidation,
+            )
             for s in slots
         ],
     )
@@ -52,7 +72,11 @@ async def slot_drop(context: Context, name: str | None, yes: bool) -> None:
     settings = context.settings()
     target = name or settings.source.slot
     if not yes:
-        click.confirm(f"Drop slot {target}? Changes that its copies do not have yet are lost to them", abort=True, err=True)
+        click.confirm(
+            f"Drop slot {target}? Changes that its copies do not have yet are lost to them",
+            abort=True,
+            err=True,
+        )
     await operations.drop_slot(settings, target)
     output.print_json({"dropped": target}) if context.as_json else click.echo(f"dropped {target}")
 

@@ -3,45 +3,61 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+
+from walcast.cli.output import human_seconds
+from walcast.postgres.snapshot import Progress as SnapshotState
 
 
 class SnapshotProgress:
-    """One bar a table while it is copied. `update` takes the pipeline's progress reports."""
+    """One line while a snapshot runs: tables, rows, bytes, time to go."""
 
     def __init__(self, enabled: bool | None = None) -> None:
         self._enabled = sys.stderr.isatty() if enabled is None else enabled
-        self._tasks: dict[str, TaskID] = {}
-        self._bars = Progress(
-            TextColumn("snapshot {task.description}"),
+        self._bar = Progress(
+            TextColumn("snapshot"),
             BarColumn(),
-            TextColumn("{task.fields[rows]} rows"),
+            TextColumn("{task.fields[tables]}"),
+            DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}"),
             console=Console(stderr=True),
             transient=True,
         )
+        self._task = self._bar.add_task("snapshot", total=None, tables="", eta="") if self._enabled else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._task is not None:
+            self._bar.stop()
 
-    def update(self, progress: Any) -> None:
-        """Takes a table's progress: table, rows, bytes, total_bytes, done."""
-        if not self._enabled:
+    def update(self, state: SnapshotState) -> None:
+        """Takes the source's progress; called a few times a second."""
+        if self._task is None or not state.tables:
             return
-        name = str(progress.table)
-        if name not in self._tasks:
-            self._bars.start()
-            self._tasks[name] = self._bars.add_task(name, total=max(progress.total_bytes, 1), rows=0)
-        total = max(progress.total_bytes, progress.bytes, 1)
-        self._bars.update(self._tasks[name], completed=total if progress.done else progress.bytes, total=total, rows=progress.rows)
-        if progress.done:
-            self._bars.update(self._tasks[name], visible=False)
-        if all(task.finished for task in self._bars.tasks):
-            self._bars.stop()
+        done = state.tables_done >= state.tables
+        if done:
+            self._bar.stop()
+            return
+        self._bar.start()
+        whole = state.bytes * state.rows_expected / state.rows if state.rows and state.rows_expected else None
+        self._bar.update(
+            self._task,
+            completed=state.bytes,
+            total=max(whole, state.bytes) if whole else None,
+            tables=f"{state.tables_done}/{state.tables} tables, {state.rows:,} rows",
+            eta=f"{human_seconds(state.eta)} to go" if state.eta is not None else "",
+        )

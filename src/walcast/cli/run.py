@@ -11,9 +11,21 @@ from walcast.cli.progress import SnapshotProgress
 
 
 @click.command("run")
-@click.option("--standby/--no-standby", default=True, help="Wait as a hot spare while another process holds the pipeline [yes].")
-@click.option("--until", metavar="TOKEN", help="Stop once every copy has this token; `now` is the source's position at start.")
-@click.option("--progress/--no-progress", default=None, help="A snapshot's progress bar [when standard error is a terminal].")
+@click.option(
+    "--standby/--no-standby",
+    default=True,
+    help="Wait as a hot spare while another process holds the pipeline [yes].",
+)
+@click.option(
+    "--until",
+    metavar="TOKEN",
+    help="Stop once every copy has this token; `now` is the source's position at start.",
+)
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="A snapshot's progress bar [when standard error is a terminal].",
+)
 @command
 async def run_command(context: Context, standby: bool, until: str | None, progress: bool | None) -> int:
     """Replicate: snapshot what is new, then follow the stream until stopped.

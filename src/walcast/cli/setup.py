@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from walcast.app import registry, scaffold
+from walcast.app.binding import settings_of
 from walcast.app.compose import preflight
 from walcast.app.settings import shown
 from walcast.cli import output
 from walcast.cli.main import Context, command
 from walcast.model import ConfigError
+from walcast.postgres.preflight import Finding
 
 
 @click.command("init")
 @click.argument("dsn", required=False)
-@click.option("--tables", multiple=True, help="Tables to replicate, as patterns such as 'shop.*' [every schema's].")
-@click.option("--sink", "sink_types", multiple=True, help="Kinds of sink to write in; see `walcast sinks` [jsonl].")
+@click.option(
+    "--tables", multiple=True, help="Tables to replicate, as patterns such as 'shop.*' [every schema's]."
+)
+@click.option(
+    "--sink", "sink_types", multiple=True, help="Kinds of sink to write in; see `walcast sinks` [jsonl]."
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @command
 async def init_command(
@@ -43,14 +49,12 @@ async def init_command(
     click.echo("next: walcast run", err=True)
 
 
-def _print_findings(findings: tuple[object, ...]) -> None:
+def _print_findings(findings: Iterable[Finding]) -> None:
     for finding in findings:
-        level = getattr(finding, "level", "info")
-        colour = {"error": "red", "warning": "yellow"}.get(str(level), "cyan")
-        message, hint = getattr(finding, "message", ""), getattr(finding, "hint", None)
-        click.echo(click.style(f"{level}: ", fg=colour, bold=True) + str(message), err=True)
-        if hint:
-            click.echo(click.style("hint: ", fg="cyan", bold=True) + str(hint), err=True)
+        colour = {"error": "red", "warning": "yellow"}.get(finding.level, "cyan")
+        click.echo(click.style(f"{finding.level}: ", fg=colour, bold=True) + finding.message, err=True)
+        if finding.hint:
+            click.echo(click.style("hint: ", fg="cyan", bold=True) + finding.hint, err=True)
 
 
 @click.group("config")
@@ -75,13 +79,14 @@ async def config_check(context: Context) -> int:
     """Read the file, connect to the source and say what would stand in the way of `run`."""
     settings = context.settings()
     findings = await preflight(settings)
+    stands = any(finding.level == "error" for finding in findings)
     if context.as_json:
         output.print_json({"findings": findings})
     else:
         _print_findings(findings)
-        if not findings:
+        if not stands:
             click.echo("ready to run")
-    return output.OPERATOR if any(finding.level == "error" for finding in findings) else output.OK
+    return output.OPERATOR if stands else output.OK
 
 
 @click.command("sinks")
@@ -92,16 +97,20 @@ async def sinks_command(context: Context, kind: str | None) -> None:
     if kind is None:
         rows = registry.sinks()
         if context.as_json:
-            output.print_json({name: {"guarantee": e.guarantee, "summary": e.summary} for name, e in rows.items()})
+            output.print_json(
+                {name: {"guarantee": e.guarantee, "summary": e.summary} for name, e in rows.items()}
+            )
         else:
             output.print_table(
                 ("type", "guarantee", "what it is"), [(n, e.guarantee, e.summary) for n, e in rows.items()]
             )
         return
-    fields = dataclasses.fields(registry.sink(kind).config_type())
+    fields = settings_of(registry.sink(kind).config_type()).values()
     listed = [(f.name, scaffold.default_text(f), f.metadata.get("help", "")) for f in fields]
     if context.as_json:
-        output.print_json([{"setting": name, "default": default, "help": text} for name, default, text in listed])
+        output.print_json(
+            [{"setting": name, "default": default, "help": text} for name, default, text in listed]
+        )
     else:
         output.print_table(("setting", "default", "what it does"), listed)
 

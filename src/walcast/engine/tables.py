@@ -53,6 +53,15 @@ class TableState:
         )
 
 
+def table_states(content: Mapping[str, Any]) -> dict[TableId, TableState]:
+    """The tables that a journal knows."""
+    return {
+        TableId(*json.loads(key.removeprefix(_PREFIX))): TableState.of(value)
+        for key, value in content.items()
+        if key.startswith(_PREFIX)
+    }
+
+
 class TableBook:
     """The tables of one sink. `starts` is what `Batch.after` wants: it drops what the copy has or must not get."""
 
@@ -69,11 +78,7 @@ class TableBook:
     def load(self, journal: Journal, content: Mapping[str, Any]) -> None:
         """Takes the states from a journal's content; later changes are saved there."""
         self._journal = journal
-        self.states = {
-            TableId(*json.loads(key.removeprefix(_PREFIX))): TableState.of(value)
-            for key, value in content.items()
-            if key.startswith(_PREFIX)
-        }
+        self.states = table_states(content)
         self._index()
 
     def select(self, tables: Iterable[TableId]) -> None:

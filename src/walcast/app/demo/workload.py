@@ -11,7 +11,7 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 
-SCHEMA = cast(LiteralString, files(__package__).joinpath("schema.sql").read_text())
+SCHEMA: LiteralString = cast(Any, files(__package__).joinpath("schema.sql").read_text())
 
 _CUSTOMERS = """
     insert into shop.customers (email, name, tier, address, tags, preferences, balance, born, active)
@@ -100,7 +100,9 @@ class Workload:
     async def change_schema(self) -> None:
         """What a release does halfway: a column more, with a default, and a wider type."""
         async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
-            await connection.execute("alter table shop.customers add column loyalty integer not null default 7")
+            await connection.execute(
+                "alter table shop.customers add column loyalty integer not null default 7"
+            )
             await connection.execute("alter table shop.order_lines alter column line type integer")
 
     async def _order(self, c: psycopg.AsyncConnection[Any], chance: random.Random) -> None:
@@ -111,7 +113,8 @@ class Workload:
             (order, lines * 10, customer),
         )
         await c.execute(
-            "insert into shop.order_lines select %s, n, 'SKU-' || n, n, n * 2.5 from generate_series(1, %s) n", (order, lines)
+            "insert into shop.order_lines select %s, n, 'SKU-' || n, n, n * 2.5 from generate_series(1, %s) n",
+            (order, lines),
         )
 
     async def _touch(self, c: psycopg.AsyncConnection[Any], chance: random.Random) -> None:
@@ -166,7 +169,9 @@ class Workload:
 
     async def _sweep(self, c: psycopg.AsyncConnection[Any], _: random.Random) -> None:
         await c.execute("truncate shop.carts")
-        await c.execute("insert into shop.carts (session, items) values (gen_random_uuid(), '[\"after the sweep\"]')")
+        await c.execute(
+            "insert into shop.carts (session, items) values (gen_random_uuid(), '[\"after the sweep\"]')"
+        )
 
     async def _regret(self, c: psycopg.AsyncConnection[Any], chance: random.Random) -> None:
         """Rolled back, and partly rolled back: neither may ever be seen in a copy."""

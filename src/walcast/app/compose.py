@@ -1,0 +1,60 @@
+"""The composition root: settings become a source, sinks and a pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractAsyncContextManager
+from typing import cast
+
+from walcast.app import registry
+from walcast.app.settings import Settings, SinkSettings
+from walcast.engine import Pipeline
+from walcast.model import Sink, SinkFactory, Source
+from walcast.postgres.config import SourceConfig
+from walcast.postgres.preflight import Finding
+from walcast.postgres.preflight import preflight as preflight_source
+from walcast.postgres.source import PostgresSource
+
+
+def source_config(settings: Settings) -> SourceConfig:
+    """The source's settings, with what the pipeline's settings say of it."""
+    return dataclasses.replace(
+        settings.source,
+        name=settings.pipeline.name,
+        budget_bytes=settings.pipeline.memory,
+        part_bytes=min(settings.source.part_bytes, settings.pipeline.memory // 4),
+        batch_bytes=min(settings.source.batch_bytes, settings.pipeline.memory // 8),
+        spool_dir=settings.source.spool_dir or str(settings.pipeline.state_dir / "spool"),
+    )
+
+
+def make_source(settings: Settings) -> PostgresSource:
+    return PostgresSource(source_config(settings))
+
+
+def sink_factories(settings: Settings) -> dict[str, SinkFactory]:
+    """How the pipeline opens each sink, again after each failure."""
+
+    def factory(sink: SinkSettings) -> SinkFactory:
+        return lambda context: cast(
+            "AbstractAsyncContextManager[Sink]", registry.sink(sink.type).build(sink.config, context)
+        )
+
+    return {sink.name: factory(sink) for sink in settings.sinks}
+
+
+def make_pipeline(settings: Settings, source: Source, *, standby: bool = False) -> Pipeline:
+    engine = dataclasses.replace(settings.engine, budget_bytes=settings.pipeline.memory, hot_spare=standby)
+    return Pipeline(
+        source, sink_factories(settings), settings.pipeline.state_dir, engine, name=settings.pipeline.name
+    )
+
+
+async def preflight(settings: Settings) -> list[Finding]:
+    """What would stand in the way of `run`: of the source, and of the sinks' clients."""
+    findings = await preflight_source(source_config(settings))
+    if not settings.sinks:
+        findings.append(
+            Finding("error", "no_sinks", "there is no sink", "add a [sinks.NAME] table; kinds: walcast sinks")
+        )
+    return findings

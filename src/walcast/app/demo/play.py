@@ -1,0 +1,241 @@
+"""The demo's acts: start servers, load, replicate while a shop is at work, stop, compare."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from walcast.app.demo.compare import (
+    Comparison,
+    DuckDBCopy,
+    HandlerCopy,
+    JsonLinesCopy,
+    compare_postgres,
+    compare_rows,
+)
+from walcast.app.demo.screen import Screen
+from walcast.app.demo.workload import Workload, load
+from walcast.engine import Pipeline, PipelineSettings, PipelineStatus
+from walcast.model import Relation
+from walcast.model.secret import Secret
+from walcast.postgres.catalog import describe_relations
+from walcast.postgres.connect import connect
+from walcast.postgres.local import LocalServer
+from walcast.postgres.published import published_tables
+from walcast.postgres.source import PostgresSource, SourceConfig
+from walcast.postgres.wanted import ensure_wanted
+from walcast.sinks.duckdb import DuckDBSink, DuckDBSinkConfig
+from walcast.sinks.handlers import Handlers, HandlerSink, HandlerSinkConfig
+from walcast.sinks.jsonl import JsonLinesSink, JsonLinesSinkConfig
+from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig
+
+CHECK_SECONDS = 12.0
+_CATCH_UP = 60.0
+
+
+@dataclass(slots=True)
+class Stage:
+    """Everything the demo runs."""
+
+    folder: Path
+    source_dsn: str
+    copy_dsn: str
+    handled: HandlerCopy
+    pipeline: Pipeline
+    workload: Workload
+
+
+async def run_demo(*, check: bool, seconds: float | None = None) -> bool:
+    """Plays it. Returns whether every copy was found equal."""
+    begin = time.monotonic()
+    say = _say(quiet=False)
+    limit = seconds if seconds is not None else (CHECK_SECONDS if check else None)
+    async with _stage(say) as stage:
+        stop = asyncio.Event()
+        with _on_signal(stop):
+            status = await _act(stage, say, stop, limit, live=not check and sys.stdout.isatty())
+            say("the workload has stopped; every copy is compared with the source, row by row")
+            results = await _compare(stage)
+    summary = _summary(results, status, stage.workload, time.monotonic() - begin)
+    if check:
+        print(json.dumps(summary))
+    else:
+        _print_results(results, status)
+    return all(result.equal for result in results.values())
+
+
+@contextlib.asynccontextmanager
+async def _stage(say: Any) -> AsyncIterator[Stage]:
+    folder = Path(tempfile.mkdtemp(prefix="walcast-demo-"))
+    try:
+        say("starting two PostgreSQL 18 servers: a source and a copy")
+        with LocalServer(18, settings={"max_wal_size": "1GB"}) as source, LocalServer(18) as copy:
+            source.execute("create database shop")
+            source_dsn, copy_dsn = source.dsn("shop"), copy.dsn("postgres")
+            say(
+                "loading a shop: customers, products, orders (partitioned), order lines, audit, carts, curiosities"
+            )
+            await load(source_dsn)
+            config = SourceConfig(
+                dsn=Secret(source_dsn),
+                name="demo",
+                include=("shop.*",),
+                publish_via_partition_root=True,
+                spool_dir=str(folder),
+            )
+            async with await connect(config.dsn, application="walcast:demo") as connection:
+                await ensure_wanted(connection, config)
+            handled = HandlerCopy()
+            yield Stage(
+                folder,
+                source_dsn,
+                copy_dsn,
+                handled,
+                _pipeline(config, folder, copy_dsn, handled),
+                Workload(source_dsn),
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pipeline(config: SourceConfig, folder: Path, copy_dsn: str, handled: HandlerCopy) -> Pipeline:
+    handlers = Handlers()
+    handlers.on("*")(handled.handle)
+    return Pipeline(
+        PostgresSource(config),
+        {
+            "postgres": lambda context: PostgresSink(PostgresSinkConfig(dsn=copy_dsn), context),
+            "duckdb": lambda context: DuckDBSink(DuckDBSinkConfig(path=folder / "copy.duckdb"), context),
+            "jsonl": lambda context: JsonLinesSink(
+                JsonLinesSinkConfig(directory=folder / "changes", compress="zstd"), context
+            ),
+            "handlers": lambda context: HandlerSink(HandlerSinkConfig(handlers=handlers), context),
+        },
+        folder / "state",
+        PipelineSettings(),
+        name="demo",
+    )
+
+
+async def _act(
+    stage: Stage, say: Any, stop: asyncio.Event, limit: float | None, *, live: bool
+) -> PipelineStatus:
+    """Replicates while the workload writes; returns the last status."""
+    pipeline = stage.pipeline
+    say(
+        "replicating: a snapshot first, then every change as it commits"
+        + ("" if limit else "; Ctrl-C ends it")
+    )
+    running = asyncio.create_task(pipeline.run())
+    writing = asyncio.create_task(stage.workload.run())
+    with Screen(stage.pipeline, stage.workload, live=live) as screen:
+        halfway = time.monotonic() + (limit or 20.0) / 2
+        end = time.monotonic() + limit if limit is not None else float("inf")
+        changed = False
+        while time.monotonic() < end and not stop.is_set() and not running.done() and not writing.done():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 0.25)
+            await screen.update()
+            if not changed and time.monotonic() > halfway:
+                changed = True
+                await stage.workload.change_schema()
+                screen.note("schema changed: customers.loyalty added, order_lines.line widened")
+    stage.workload.stopping.set()
+    await writing
+    if running.done():
+        await running
+    try:
+        await pipeline.wait_for(await pipeline.source.position(), timeout=_CATCH_UP)
+    finally:
+        status = await pipeline.observe()
+        pipeline.stop()
+        await running
+    return status
+
+
+async def _compare(stage: Stage) -> dict[str, Comparison]:
+    async with await connect(stage.source_dsn, application="walcast:demo") as source:
+        published = await published_tables(source, "walcast")
+        described = await describe_relations(source, [item.oid for item in published.values()])
+        relations: list[Relation] = list(described.values())
+        duckdb = DuckDBCopy(stage.folder / "copy.duckdb")
+        jsonl = JsonLinesCopy(stage.folder / "changes", relations)
+        try:
+            return {
+                "postgres": await compare_postgres(source, stage.copy_dsn, relations),
+                "duckdb": await compare_rows(source, relations, duckdb.rows, duckdb.reading),
+                "jsonl": await compare_rows(source, relations, jsonl.rows, jsonl.reading),
+                "handlers": await compare_rows(source, relations, stage.handled.rows, stage.handled.reading),
+            }
+        finally:
+            duckdb.close()
+
+
+def _summary(
+    results: dict[str, Comparison], status: PipelineStatus, workload: Workload, seconds: float
+) -> dict[str, Any]:
+    def milliseconds(value: float | None) -> float | None:
+        return None if value is None else round(value * 1000, 1)
+
+    sinks = []
+    for name, result in results.items():
+        sink = status.sink(name)
+        line: dict[str, Any] = {
+            "name": name,
+            "rows": result.rows,
+            "equal": result.equal,
+            "lag_ms_p50": milliseconds(sink.latency[0]),
+            "lag_ms_p99": milliseconds(sink.latency[1]),
+        }
+        if result.difference is not None:
+            line["difference"] = f"{result.difference.table}: {result.difference.what}"
+        if sink.stopped_tables:
+            line["stopped"] = [f"{table.table}: {table.reason}" for table in sink.stopped_tables]
+        sinks.append(line)
+    return {
+        "ok": all(result.equal for result in results.values()),
+        "seconds": round(seconds, 1),
+        "changes": max(sink.rows for sink in status.sinks),
+        "transactions": workload.transactions,
+        "sinks": sinks,
+    }
+
+
+def _print_results(results: dict[str, Comparison], status: PipelineStatus) -> None:
+    for name, result in results.items():
+        if result.difference is None:
+            print(f"{name}: equal, {result.rows:,} rows")
+        else:
+            print(f"{name}: NOT equal: {result.difference.table}: {result.difference.what}")
+        for table in status.sink(name).stopped_tables:
+            print(f"{name}: {table.table} is stopped: {table.reason}")
+
+
+@contextlib.contextmanager
+def _on_signal(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _say(*, quiet: bool) -> Any:
+    def say(text: str) -> None:
+        if not quiet:
+            print(f"demo: {text}", file=sys.stderr, flush=True)
+
+    return say

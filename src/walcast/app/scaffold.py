@@ -1,0 +1,154 @@
+"""`walcast init` and `walcast config show`: settings as commented TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from walcast.app import registry
+from walcast.app.binding import settings_of
+from walcast.app.settings import SECTIONS
+from walcast.model import Lsn
+from walcast.model.secret import Secret
+from walcast.postgres.config import SourceConfig
+from walcast.postgres.connect import application_name, connect
+from walcast.postgres.preflight import Finding, preflight
+from walcast.postgres.wanted import read_wanted
+
+_LISTED = 40
+"""How many tables the file names in a comment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `init` found out by itself."""
+
+    dsn: str | None
+    patterns: tuple[str, ...]
+    database: str
+    version: str
+    tables: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+async def inspect(dsn: str | None, patterns: tuple[str, ...]) -> Found:
+    """Looks at the database: what there is to copy, and what has to be set first."""
+    config = replace(SourceConfig(Secret(dsn or "")), include=patterns)
+    connection = await connect(config.dsn, application=application_name("init"))
+    async with connection:
+        wanted = await read_wanted(connection, config)
+        version = connection.info.server_version
+        database = connection.info.dbname
+    findings = tuple(await preflight(config))
+    tables = tuple(str(table.id) for table in wanted.selection.tables)
+    return Found(dsn, patterns, database, f"{version // 10_000}.{version % 10_000}", tables, findings)
+
+
+def render(found: Found, kinds: Iterable[str]) -> str:
+    """The file: what was found as settings, everything else as a comment with its default."""
+    given: dict[str, dict[str, Any]] = {"source": {}}
+    if found.dsn is not None:
+        given["source"]["dsn"] = found.dsn
+    if found.patterns:
+        given["source"]["include"] = list(found.patterns)
+    lines = [
+        f"# Walcast, for {found.database} (PostgreSQL {found.version}). Lines that begin with # are defaults.",
+        '# Any value can be { env = "NAME" } or { file = "/run/secrets/name" }; WALCAST_SOURCE__DSN sets source.dsn.',
+        "",
+        f"# {len(found.tables)} tables would be copied:",
+        *(f"#   {table}" for table in found.tables[:_LISTED]),
+        *([f"#   ... and {len(found.tables) - _LISTED} more"] if len(found.tables) > _LISTED else []),
+    ]
+    for name, kind in SECTIONS.items():
+        lines += ["", f"[{name}]", *_section(kind, given.get(name, {}))]
+    for kind_name in kinds:
+        lines += ["", *_sink(kind_name)]
+    return "\n".join(lines) + "\n"
+
+
+_SUGGESTED: Mapping[str, Mapping[str, Any]] = {
+    "postgres": {"dsn": "postgresql://localhost/copy"},
+    "duckdb": {"path": "copy.duckdb"},
+    "jsonl": {"directory": "changes"},
+    "handlers": {"handlers": "handlers:handlers"},
+}
+
+
+def _sink(kind: str) -> list[str]:
+    entry = registry.sink(kind)
+    suggested = dict(_SUGGESTED.get(kind, {}))
+    head = [f"# {entry.summary}: {entry.guarantee}", f"[sinks.{kind}]", f'type = "{kind}"']
+    return [*head, *_section(entry.config_type(), suggested)]
+
+
+def _section(kind: type[Any], given: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, field in settings_of(kind).items():
+        text = field.metadata.get("help", "")
+        if name in given:
+            lines.append(f"{name} = {toml_value(given[name])}  # {text}")
+        elif _required(field):
+            lines.append(f"# {name} =   # {text} (must be set)")
+        else:
+            lines.append(f"# {name} = {default_text(field)}  # {text}")
+    return lines
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def default_text(field: dataclasses.Field[Any]) -> str:
+    """A setting's default as TOML; empty when it must be set."""
+    if _required(field):
+        return ""
+    factory = field.default_factory
+    value = factory() if factory is not dataclasses.MISSING else field.default
+    return toml_value(human(value, field.metadata.get("unit")))
+
+
+def human(value: Any, unit: str | None) -> Any:
+    """A quantity as a person writes it: `64MB`, `10s`."""
+    if unit == "bytes" and isinstance(value, int) and value:
+        for name, size in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+            if value % size == 0:
+                return f"{value // size}{name}"
+    if unit == "seconds" and isinstance(value, (int, float)):
+        return f"{value * 1000:g}ms" if 0 < value < 1 else f"{value:g}s"
+    return value
+
+
+def toml_value(value: Any) -> str:
+    if isinstance(value, Secret):
+        return '""' if not value else '"****"'
+    if value is None:
+        return '""'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)) and not isinstance(value, Lsn):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(str(k))} = {toml_value(v)}" for k, v in value.items()) + "}"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False, default=str)
+
+
+def to_toml(shown: Mapping[str, Any]) -> str:
+    """All settings in force, as TOML."""
+    lines = []
+    for name, table in shown.items():
+        if name == "sinks":
+            for sink, settings in table.items():
+                lines += [
+                    f"[sinks.{sink}]",
+                    *(f"{k} = {toml_value(v)}" for k, v in settings.items() if v is not None),
+                    "",
+                ]
+        else:
+            lines += [f"[{name}]", *(f"{k} = {toml_value(v)}" for k, v in table.items() if v is not None), ""]
+    return "\n".join(lines)
