@@ -59,3 +59,5 @@ class PostgresSinkConfig:
         targets = list(self.schemas.values())
         if len(set(targets)) != len(targets):
             raise ValueError("schemas maps two schemas to the same one")
+        if "walcast" in targets:
+            raise ValueError("schemas: walcast is the sink's own schema")

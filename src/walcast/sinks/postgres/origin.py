@@ -27,7 +27,8 @@ _STAMP = Prepared(
 
 
 class Origin:
-    """Set up with the first transaction: a session that only reads the checkpoint must not hold it."""
+    """Set up with the first transaction: a session that only reads the checkpoint must not hold it. Its name is known to
+    all databases of the server."""
 
     def __init__(self, name: str, wanted: Switch) -> None:
         self._name = sql.Literal(name)

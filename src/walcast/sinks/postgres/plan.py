@@ -43,7 +43,7 @@ class Plan:
         ]
         self.straight = all(fits[n] == "same" for n in self.columns)
         """COPY BINARY goes into the table as it comes."""
-        always = {n for n in self.columns if held[n].identity == "a"}
+        self._always = always = {n for n in self.columns if held[n].identity == "a"}
         self.moves = bool(always)
         """Identity columns that UPDATE may not set: the row is taken out and put in again."""
         self.one_by_one = self.target.acting or not self.key or bool(always - set(self.key))
@@ -293,7 +293,7 @@ class Plan:
         return _COMMA.join(map(self._name, numbers))
 
     def _settable(self, known: Iterable[int]) -> list[int]:
-        return [n for n in known if n in self.columns and n not in self.key]
+        return [n for n in known if n in self.columns and n not in self.key and n not in self._always]
 
     def _excluded(self) -> sql.Composable:
         rest = self._settable(self.columns)

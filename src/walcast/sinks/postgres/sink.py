@@ -43,7 +43,8 @@ set default_transaction_read_only = off; set temp_buffers = '32MB'; set check_fu
 set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3;
 """
 _STATE = sql.SQL(
-    "select json_build_array(pg_is_in_recovery(), current_setting('transaction_read_only')::boolean)"
+    "select json_build_array(pg_is_in_recovery(), current_setting('transaction_read_only')::boolean, oid::bigint)"
+    " from pg_catalog.pg_database where datname = current_database()"
 )
 _COUNT = sql.SQL("select count(*) from {}")
 
@@ -144,7 +145,7 @@ class PostgresSink:
                 hint="upgrade the target",
             )
         session.query(_TUNING)
-        recovering, read_only = session.json(_STATE)
+        recovering, read_only, database = session.json(_STATE)
         if recovering or read_only:
             raise OperatorError(
                 "the target is a standby" if recovering else "the target's database is read-only",
@@ -152,7 +153,9 @@ class PostgresSink:
             )
         session.query(b"set synchronous_commit = " + self._config.synchronous_commit.encode())
         role = self._take_role(session)
-        origin = Origin(f"walcast:{self._context.pipeline}:{self._context.sink}", self._config.origin)
+        origin = Origin(
+            f"walcast:{database}:{self._context.pipeline}:{self._context.sink}", self._config.origin
+        )
         self._writer = Writer(session, self._store, self._config, role, origin)
         self._writer.open()
 

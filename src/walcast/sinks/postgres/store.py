@@ -16,6 +16,9 @@ from psycopg import sql
 from walcast.model import Checkpoint, Lsn, Position
 from walcast.sinks.postgres.session import Command, Prepared, Session
 
+SCHEMA = "walcast"
+"""A table of this schema at the source is another copy's bookkeeping: it is never copied, or two directions would
+overwrite each other's checkpoints."""
 _NOTHING = Checkpoint(0, Position(Lsn(0), 0), Lsn(0))
 
 _PRESENT = sql.SQL("select count(*) from pg_catalog.pg_class where oid = to_regclass('walcast.relation')")

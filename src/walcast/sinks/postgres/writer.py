@@ -40,7 +40,7 @@ from walcast.sinks.postgres.origin import Origin
 from walcast.sinks.postgres.plan import Plan
 from walcast.sinks.postgres.rows import RowCommand, in_order
 from walcast.sinks.postgres.session import Command, Prepared, Session, Step
-from walcast.sinks.postgres.store import Store
+from walcast.sinks.postgres.store import SCHEMA, Store
 
 log = logging.getLogger("walcast.sinks")
 
@@ -80,6 +80,8 @@ class Writer:
 
     def prepare(self, relation: Relation) -> None:
         """Within a split transaction, too: then it is undone with it. Raises TableStopped."""
+        if relation.table.schema == SCHEMA:
+            return
         nested = self._session.in_transaction
         self._session.query(b"savepoint walcast_prepare" if nested else b"begin")
         try:
@@ -151,6 +153,8 @@ class Writer:
 
     def _snapshot(self, batch: Batch) -> None:
         relation = batch.relations[0]
+        if relation.table.schema == SCHEMA:
+            return
         plan = self._plan(relation)
         opening = [_BEGIN, *self._frame(batch)]
         steps: list[TableStep] = []
@@ -200,10 +204,7 @@ class Writer:
                     self._session.query(undo)
                 if plan is None and failure.sqlstate == DIVISION_BY_ZERO:
                     self.rollback()
-                    raise Fenced(
-                        "another pipeline wrote the checkpoint in the target's walcast.checkpoint",
-                        hint="stop the other pipeline, or give this one a name of its own",
-                    ) from None
+                    raise _fenced() from None
                 if failure.violation and len(ways) > 1:
                     log.info("another_way", extra={"failed": ways[0], "sqlstate": failure.sqlstate})
                     if plan is not None and ways[0] == "straight":
@@ -238,7 +239,7 @@ class Writer:
         made = Work([], [], [])
         singly: list[Plan | None] = [None] * len(batch.relations)
         for number, relation in enumerate(batch.relations):
-            if not any(batch.counts(relation).values()):
+            if relation.table.schema == SCHEMA or not any(batch.counts(relation).values()):
                 continue
             plan = self._plan(relation)
             if plan.binding.incomplete:
@@ -319,10 +320,7 @@ class Writer:
         except _Failed as failed:
             self.rollback()
             if failed.failure.sqlstate == DIVISION_BY_ZERO:
-                raise Fenced(
-                    "another pipeline wrote the checkpoint in the target's walcast.checkpoint",
-                    hint="stop the other pipeline, or give this one a name of its own",
-                ) from None
+                raise _fenced() from None
             raise failed.failure.error("writing") from None
 
     def _run_sql(self, *statements: bytes) -> None:
@@ -369,3 +367,10 @@ def _step(command: Command) -> Step:
 
 def _literal(value: bytes | None) -> bytes:
     return b"null" if value is None else b"'" + value.replace(b"'", b"''") + b"'"
+
+
+def _fenced() -> Fenced:
+    return Fenced(
+        "another pipeline wrote this sink's checkpoint (walcast.checkpoint at the target)",
+        hint="stop the other pipeline, or give this one a name of its own",
+    )
