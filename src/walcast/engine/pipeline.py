@@ -282,7 +282,7 @@ class Pipeline:
     def _revive(self, worker: SinkWorker) -> None:
         task = self._tasks.get(worker.name)
         if task is None or task.done():
-            worker.finished = False
+            worker.revive()
             self._tasks[worker.name] = asyncio.create_task(worker.run(), name=f"walcast sink {worker.name}")
 
     def _maker(self, name: str, made: Sink | SinkFactory) -> Make:

@@ -180,12 +180,16 @@ class SinkWorker:
                 for error in errors:
                     await self.delivery.stop_table(error)
 
-    async def run(self) -> None:
-        """Until stopped, or until an error that does not pass; then `problem` says which."""
+    def revive(self) -> None:
+        """Makes it ready to `run`, again after it has stopped."""
+        self.state = SinkState.OPENING
         self._stopping.clear()
         self._restarting = self.finished = False
         self.problem = self.error = None
         self._backoff.reset()
+
+    async def run(self) -> None:
+        """Until stopped, or until an error that does not pass; then `problem` says which."""
         try:
             while not self._stopping.is_set():
                 try:
