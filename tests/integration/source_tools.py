@@ -25,10 +25,12 @@ def source_config(database: Database, **settings: Any) -> SourceConfig:
 
 @asynccontextmanager
 async def opened(database: Database, *, slot: bool = True, **settings: Any) -> AsyncIterator[PostgresSource]:
-    """An open source with a new slot (unless `slot` is False or it is there)."""
+    """An open source with a new slot (unless `slot` is False or it is there), whose snapshot was let go."""
     async with PostgresSource(source_config(database, **settings)) as source:
         if slot and await source.slot() is None:
             await source.create_slot()
+            async for _ in source.snapshot([]):
+                pass
         yield source
 
 

@@ -67,8 +67,9 @@ async def test_snapshot_and_stream_are_the_sources_state_under_concurrent_writes
     writer = Writer(any_database, any_database.server.version)
     writer.start()
     small = {"snapshot_chunk_bytes": 40_000, "snapshot_split_bytes": 1 << 16, "batch_bytes": 1 << 16}
-    async with opened(any_database, **small) as source:
+    async with opened(any_database, slot=False, **small) as source:
         await asyncio.sleep(0.05)
+        await source.create_slot()
         mirror = Mirror(source)
         await mirror.snapshot()
         assert mirror.parts > 3
@@ -85,7 +86,8 @@ async def test_an_interrupted_snapshot_goes_on_under_a_temporary_slot(database: 
     database.execute(SCHEMA)
     database.execute(PUBLISH_ALL)
     a, b = TableId("public", "a"), TableId("public", "b")
-    async with opened(database) as source:
+    async with opened(database, slot=False) as source:
+        await source.create_slot()
         first = Mirror(source)
         await first.snapshot([a])
         begun = source.starts[a]

@@ -7,6 +7,7 @@ snapshot workers      COPY OUT under the slot's exported snapshot       (snapsho
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -49,6 +50,9 @@ log = logging.getLogger("walcast.postgres")
 _OLDEST: Final = 130_000
 _OLDEST_STANDBY: Final = 160_000
 
+_EXPORT_KEPT: Final = 60.0
+"""Seconds for which a new slot's snapshot waits to be used; later ones are taken under a temporary slot."""
+
 _POSITION: Final[LiteralString] = """
 select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn()
             else pg_catalog.pg_current_wal_insert_lsn() end::text
@@ -73,6 +77,7 @@ class PostgresSource:
         self._identity: SourceIdentity | None = None
         self._starts: dict[TableId, Lsn] = {}
         self._export: Export | None = None
+        self._closing: asyncio.Future[None] | None = None
         self._stream: Stream | None = None
         self._mode = Mode()
 
@@ -109,8 +114,9 @@ class PostgresSource:
         """
         await self._drop_export()
         wanted = await self._control.ask(self._selected_tables)
-        self._export = await export(self.config, list(wanted.values()), temporary=False)
-        return self._export.lsn
+        made = self._export = await export(self.config, list(wanted.values()), temporary=False)
+        asyncio.get_running_loop().call_later(_EXPORT_KEPT, self._expire, made)
+        return made.lsn
 
     async def tables(self) -> Sequence[SnapshotTable]:
         """The published tables that match the selection, with the server's estimates. Raises OperatorError when there is
@@ -251,6 +257,12 @@ class PostgresSource:
     async def _selected_tables(self, connection: Connection) -> dict[TableId, Published]:
         published = await published_tables(connection, self.config.publication)
         return {table: item for table, item in published.items() if self._selected(table)}
+
+    def _expire(self, made: Export) -> None:
+        """Nobody came for the new slot's snapshot: its locks would stand in somebody's way."""
+        if self._export is made:
+            self._export = None
+            self._closing = asyncio.ensure_future(made.close())
 
     async def _drop_export(self) -> None:
         taken, self._export = self._export, None
