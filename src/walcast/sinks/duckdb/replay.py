@@ -134,19 +134,19 @@ def _sent_old(change: RawChange, number: int, key: Sequence[int]) -> bool:
     return change.old_kind == b"O" or (change.old_kind == b"K" and number in key)
 
 
-STAGE: Final = "temp._walcast_stage"
-GONE: Final = "temp._walcast_gone"
-ROWS: Final = "temp._walcast_rows"
-HOLES: Final = "temp._walcast_holes"
-RESULT: Final = "temp._walcast_result"
+STAGE: Final = "_walcast_stage"
+GONE: Final = "_walcast_gone"
+ROWS: Final = "_walcast_rows"
+HOLES: Final = "_walcast_holes"
+RESULT: Final = "_walcast_result"
 
-_FILL_GONE: Final = f"""create or replace table {GONE} as
+_FILL_GONE: Final = f"""create or replace temp table {GONE} as
     select unnest($1::ubigint[]) as lsn, unnest($2::ubigint[]) as ordinal, unnest($3::boolean[]) as old,
         unnest($4::bigint[]) as copies"""
-_FILL_ROWS: Final = f"""create or replace table {ROWS} as
+_FILL_ROWS: Final = f"""create or replace temp table {ROWS} as
     select unnest($1::bigint[]) as row, unnest($2::ubigint[]) as lsn, unnest($3::ubigint[]) as ordinal,
         unnest($4::ubigint[]) as origin_lsn, unnest($5::ubigint[]) as origin_ordinal, unnest($6::boolean[]) as origin_old"""
-_FILL_HOLES: Final = f"""create or replace table {HOLES} as
+_FILL_HOLES: Final = f"""create or replace temp table {HOLES} as
     select unnest($1::bigint[]) as row, unnest($2::bigint[]) as number, unnest($3::ubigint[]) as lsn,
         unnest($4::ubigint[]) as ordinal"""
 
@@ -191,7 +191,7 @@ class Replay:
             columns.append(f"if(list_contains(s._unchanged, {number}) and {sent}, {old}, {new}) as n{number}")
             columns.append(f"{old} as o{number}")
         self._store.execute(
-            f"create or replace table {STAGE} as select _commit_lsn as lsn, _ordinal as ordinal, {', '.join(columns)} "
+            f"create or replace temp table {STAGE} as select _commit_lsn as lsn, _ordinal as ordinal, {', '.join(columns)} "
             f"{incoming.source}"
         )
         return 0
@@ -290,7 +290,7 @@ def _result(table: Table, holed: Sequence[int]) -> str:
             columns.append(f"s.n{number} as c{number}")
     if not holed:
         return (
-            f"create or replace table {RESULT} as select {', '.join(columns)}, false as missing "
+            f"create or replace temp table {RESULT} as select {', '.join(columns)}, false as missing "
             f"from {ROWS} as r join {STAGE} as s on s.lsn = r.lsn and s.ordinal = r.ordinal"
         )
     key = " and ".join(
@@ -303,7 +303,7 @@ def _result(table: Table, holed: Sequence[int]) -> str:
     )
     missing = " or ".join(f"(h{n}.row is not null and h{n}.lsn is null)" for n in holed)
     return (
-        f"create or replace table {RESULT} as select {', '.join(columns)}, t.rowid is null and ({missing}) as missing "
+        f"create or replace temp table {RESULT} as select {', '.join(columns)}, t.rowid is null and ({missing}) as missing "
         f"from {ROWS} as r join {STAGE} as s on s.lsn = r.lsn and s.ordinal = r.ordinal "
         f"left join {STAGE} as o on o.lsn = r.origin_lsn and o.ordinal = r.origin_ordinal "
         f"left join {table.sql} as t on {key}{joins}"

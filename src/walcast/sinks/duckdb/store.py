@@ -72,7 +72,7 @@ class Store:
         """Rolls back what is open and lets go of the file. A statement at work is interrupted."""
         if self._connection is not None:
             self._connection.interrupt()
-            await self.call(self._close)
+        await self.call(self._close)
         self._writer.shutdown()
         self._readers.shutdown()
 
@@ -117,7 +117,8 @@ class Store:
             yield
         finally:
             if self._connection is not None:
-                self._connection.unregister(name)
+                with suppress(duckdb.Error):  # after an error nothing is possible before the rollback
+                    self._connection.unregister(name)
 
     def begin(self) -> None:
         """Joins the open transaction, or starts one."""

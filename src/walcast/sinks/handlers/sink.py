@@ -86,7 +86,8 @@ class HandlerSink:
                 if any(batch.counts(relation).values()):
                     for handler in self._arrow(relation):
                         await self._attempt(handler, batch.table(relation), ())
-        return Durability.DURABLE
+        more = batch.part is not None and not batch.part.last
+        return Durability.ACCEPTED if more else Durability.DURABLE
 
     async def flush(self) -> None:
         """Nothing waits: `write` returns when all handlers have."""
