@@ -1,176 +1,135 @@
-"""What the benchmarks share: a server with a backlog, alternating runs, medians and ratios.
+"""What the benchmarks share: how contestants take turns, fresh child processes, and what a line of the report says.
 
-Contestants of one benchmark run in turn (A B A B ...), on the same server and the same backlog, each from a copy of
-the same slot, so that a machine that speeds up or slows down does so for all of them.
+Contestants of one benchmark run in turn (A B A B ...), on the same server and the same data, so that a machine that
+speeds up or slows down does so for all of them; the ratio is the median of the ratios of such pairs. Each of our own
+measurements runs in a fresh process, which prints one JSON object.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
+import importlib
 import json
-import os
-import platform
+import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from walcast.postgres.local import LocalServer, find
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of it is wanted. `scale` multiplies row counts, `match` is part of a benchmark's name."""
+
+    runs: int = 5
+    scale: float = 1.0
+    full: bool = False
+    match: str = ""
+
+    def rows(self, count: int) -> int:
+        """A row count at this scale, a multiple of 1,000."""
+        return max(1, round(count * self.scale / 1000)) * 1000
+
+    def wants(self, name: str) -> bool:
+        return self.match.lower() in name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: seconds of wall time, rows, and of our own process CPU seconds and peak memory in bytes."""
+    """One measurement: wall seconds, rows, and of our own process CPU seconds and peak memory in bytes."""
 
     seconds: float
     rows: int
     cpu: float = 0.0
     peak: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        return self.rows / self.seconds
 
 
 @dataclass(slots=True)
 class Contest:
-    """One line of the report: ours against a baseline."""
+    """One line of the report: ours against a baseline, if there is one.
+
+    `figure` and `baseline_figure` replace the rates where rows per second is not what is measured.
+    """
 
     name: str
     baseline: str
     goal: str
-    unit: str = "rows/s"
+    floor: str
     ours: list[Run] = field(default_factory=list)
     theirs: list[Run] = field(default_factory=list)
-    note: str = ""
     figure: str = ""
+    baseline_figure: str = ""
 
-    @property
-    def ratio(self) -> float | None:
-        """Median of the pairwise ratios of rates; None without a baseline."""
-        pairs = [(b.seconds / b.rows) / (a.seconds / a.rows) for a, b in zip(self.ours, self.theirs, strict=False)]
-        return statistics.median(pairs) if pairs else None
-
-    @staticmethod
-    def rate(runs: Sequence[Run]) -> float | None:
-        return statistics.median(r.rows / r.seconds for r in runs) if runs else None
+    def alternate(self, runs: int, ours: Callable[[], Run], theirs: Callable[[], Run]) -> Contest:
+        """Runs both in turn; one pair more than counts, to warm server and caches up, unless only one is wanted."""
+        for turn in range(runs + (runs > 1)):
+            pair = ours(), theirs()
+            if pair[0].rows != pair[1].rows:
+                raise SystemExit(f"{self.name}: {pair[0].rows} rows against {pair[1].rows}")
+            if turn or runs == 1:
+                self.ours.append(pair[0])
+                self.theirs.append(pair[1])
+        return self
 
     def row(self) -> dict[str, Any]:
-        spread = [b.rows / b.seconds for b in self.ours]
+        """What the report says of it."""
+        ratios = [a.rate / b.rate for a, b in zip(self.ours, self.theirs, strict=False)]
         return {
             "benchmark": self.name,
             "baseline": self.baseline,
-            "ours": self.rate(self.ours),
-            "ours_min": min(spread, default=None),
-            "ours_max": max(spread, default=None),
-            "theirs": self.rate(self.theirs),
-            "ratio": self.ratio,
+            "ours": _median(run.rate for run in self.ours),
+            "theirs": _median(run.rate for run in self.theirs),
+            "ratio": _median(ratios),
+            "ratio_min": min(ratios, default=None),
+            "ratio_max": max(ratios, default=None),
             "goal": self.goal,
-            "cpu_seconds": statistics.median(r.cpu for r in self.ours) if self.ours else None,
-            "peak_bytes": max((r.peak for r in self.ours), default=None),
-            "runs": len(self.ours),
+            "floor": self.floor,
             "figure": self.figure,
-            "note": self.note,
+            "baseline_figure": self.baseline_figure,
+            "cpu_seconds": _median(run.cpu for run in self.ours),
+            "peak_bytes": max((run.peak for run in self.ours), default=None),
+            "runs": len(self.ours),
+            "ours_seconds": [run.seconds for run in self.ours],
+            "theirs_seconds": [run.seconds for run in self.theirs],
+            "extra": [run.extra for run in self.ours if run.extra],
         }
 
 
-def source_server(**settings: object) -> LocalServer:
-    """PostgreSQL 18 as it comes, but for logical decoding and room for the backlog."""
-    defaults: dict[str, object] = {
-        "wal_level": "logical",
-        "max_wal_size": "8GB",
-        "checkpoint_timeout": "1h",
-        "shared_buffers": "256MB",
-        "max_replication_slots": 40,
-        "max_wal_senders": 40,
-        "autovacuum": "off",
-    }
-    return LocalServer(18, settings={**defaults, **settings}, durable=True)
+def child(target: str, **arguments: Any) -> Run:
+    """Runs a coroutine function (`module:function`), which returns seconds, rows and more, in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.harness", target, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{target} failed:\n{done.stderr.strip()}\n{done.stdout.strip()}")
+    return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 
-class Backlog:
-    """A publication, a slot that stays at the start, and the LSN where the backlog ends."""
-
-    def __init__(self, server: LocalServer, name: str, setup: Sequence[str], work: Callable[[Any], int]) -> None:
-        self.server, self.name = server, name
-        self._serial = 0
-        with server.connect() as connection:
-            connection.autocommit = True
-            for statement in setup:
-                connection.execute(statement)
-            connection.execute(f"create publication {name} for table {name}")  # noqa: S608  # our own names
-            connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
-            self.rows = work(connection)
-            row = connection.execute("select pg_current_wal_flush_lsn()::text").fetchone()
-            connection.execute("checkpoint")
-        assert row is not None
-        self.end: str = row[0]
-
-    @contextmanager
-    def slot(self) -> Iterator[str]:
-        """A copy of the slot: the same backlog again."""
-        self._serial += 1
-        name = f"{self.name}_{self._serial}"
-        self.server.execute(f"select pg_copy_logical_replication_slot('{self.name}', '{name}')")  # noqa: S608
-        try:
-            yield name
-        finally:
-            for _ in range(100):
-                active = self.server.execute(f"select active from pg_replication_slots where slot_name = '{name}'")  # noqa: S608
-                if not active or not active[0][0]:
-                    break
-                time.sleep(0.05)
-            self.server.execute(f"select pg_drop_replication_slot('{name}')")  # noqa: S608
-
-    def close(self) -> None:
-        self.server.execute(f"select pg_drop_replication_slot('{self.name}')")  # noqa: S608
-        self.server.execute(f"drop publication {self.name}")
-        self.server.execute(f"drop table {self.name}")
+def main(target: str, arguments: str) -> None:
+    """The child process: one measurement, one JSON object."""
+    module, function = target.split(":")
+    result = asyncio.run(getattr(importlib.import_module(module), function)(**json.loads(arguments)))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    made = {name: result.pop(name) for name in ("seconds", "rows")}
+    cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    print(json.dumps({**made, "cpu": cpu, "peak": peak, "extra": result}))
 
 
-def pg_recvlogical(backlog: Backlog, slot: str, dsn: str) -> Run:
-    """The server's own reader: decodes nothing, writes to /dev/null."""
-    binaries = find(18, tools=("pg_recvlogical",))
-    command = [
-        binaries.program("pg_recvlogical"), "--start", "--no-loop", "-S", slot, "-d", dsn, "--endpos", backlog.end,
-        "-o", "proto_version=1", "-o", f"publication_names={backlog.name}", "-o", "binary=true", "-f", "/dev/null",
-    ]  # fmt: skip
-    begin = time.perf_counter()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    return Run(time.perf_counter() - begin, backlog.rows)
+def percentile(sorted_values: Sequence[float], part: float) -> float:
+    """The value below which `part` (0 to 1) of the values lie."""
+    return sorted_values[min(len(sorted_values) - 1, int(part * len(sorted_values)))]
 
 
-def child(module: str, *arguments: str, env: dict[str, str] | None = None) -> dict[str, Any]:
-    """Runs one of our measurements in a fresh process; it prints one JSON object."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], check=True, capture_output=True, text=True, env={**os.environ, **(env or {})}
-    )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def _median(values: Any) -> float | None:
+    found = list(values)
+    return statistics.median(found) if found else None
 
 
-def run_of(result: dict[str, Any]) -> Run:
-    names = {f.name for f in dataclasses.fields(Run)}
-    return Run(**{key: value for key, value in result.items() if key in names})
-
-
-def machine() -> dict[str, Any]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpus": os.cpu_count(), "memory_gib": round(memory / 2**30, 1), "python": platform.python_version(), "system": platform.platform()}
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "| Benchmark | Walcast | Baseline | | Ratio | Goal | CPU s | Peak MB |",
-        "|---|---:|---|---:|---:|---|---:|---:|",
-    ]
-    for row in rows:
-        ours = row["figure"] or f"{row['ours']:,.0f} rows/s"
-        theirs = f"{row['theirs']:,.0f} rows/s" if row["theirs"] else "-"
-        ratio = f"{row['ratio']:.2f}x" if row["ratio"] else "-"
-        peak = f"{row['peak_bytes'] / 2**20:.0f}" if row["peak_bytes"] else "-"
-        cpu = f"{row['cpu_seconds']:.2f}" if row["cpu_seconds"] else "-"
-        lines.append(
-            f"| {row['benchmark']} | {ours} | {row['baseline'] or '-'} | {theirs} | {ratio} | {row['goal']} | {cpu} | {peak} |"
-        )
-    return "\n".join(lines)
+if __name__ == "__main__":
+    main(*sys.argv[1:])
