@@ -1,7 +1,7 @@
 """The native module: what `walcast.decode.frames` describes, in Rust."""
 
 from collections.abc import Iterator
-from typing import Any, Literal, final
+from typing import Literal, final
 
 from walcast.decode.frames import EntryTuple, NetTuple, RelationTuple, TransactionTuple, TypeTuple
 from walcast.model import ValueFormat
@@ -49,19 +49,75 @@ class Frames:
     def counts(self, relation: int) -> tuple[int, int, int, int, int]: ...
     def select(self, after_commit_lsn: int, drops: dict[int, int]) -> Frames | None: ...
     def entries(self) -> Iterator[EntryTuple]: ...
-    def arrow(
-        self, relation: int, catalog: Catalog, numeric: str, temporal: str, arrays: str
-    ) -> ArrowTable:
+    def arrow(self, relation: int, catalog: Catalog, numeric: str, temporal: str, arrays: str) -> ArrowTable:
         """Columns before the relation's own: `_op` utf8 (I, U, D, T, R), `_commit_lsn` uint64, `_ordinal` uint64, `_xid`
         uint32, `_commit_time` timestamp[us, UTC] (null in a snapshot), `_unchanged` list<int32> (never null), `_old`
         struct of the relation's columns (null when nothing was sent; only its key columns when only those were)."""
 
     def json_lines(self, catalog: Catalog, keys: list[list[int]]) -> bytes: ...
-    def net(self, relation: int, key: list[int]) -> NetTuple: ...
+    def net(self, relation: int, key: list[int]) -> NetTuple:
+        """Keys are compared by their bytes. A key that was inserted and deleted again is among the deletes: a redelivered batch
+        must remove what an earlier one left. Rows of a snapshot are one fresh group, with a key or without."""
 
 def snapshot_frames(
     relation: RelationTuple, payload: list[bytes], format: Literal["binary", "text"], commit_lsn: int
 ) -> Frames:
     """Rows read by COPY TO, binary or text. Raises DecodeError with the offset in the joined payload."""
 
-def __getattr__(name: str) -> Any: ...
+Item = tuple[
+    Literal["changes", "idle", "end"],
+    Frames | None,
+    int,
+    int,
+    int,
+    tuple[int, bool] | None,
+    tuple[str, str | None, str] | None,
+]
+"""The fields of `walcast.decode.frames.Delivery`. (A name for this stub; the module has no such attribute.)"""
+
+@final
+class Assembler:
+    def __init__(
+        self,
+        protocol: int,
+        streaming: bool,
+        part_bytes: int,
+        batch_bytes: int,
+        spool_dir: str,
+        spool_memory: int,
+        spool_limit: int,
+    ) -> None: ...
+    def feed(self, message: bytes) -> None: ...
+    def take(self, final: bool = False) -> list[Item]: ...
+
+@final
+class Reader:
+    """`pgconn` is the address of a PGconn in COPY BOTH, the reader's alone until `stop`; `symbols` holds the addresses of
+    libpq's functions by name (see `walcast.accel.libpq`). Sizes in bytes."""
+
+    def __init__(
+        self,
+        pgconn: int,
+        symbols: dict[str, int],
+        *,
+        protocol: int,
+        streaming: bool,
+        after_through: int,
+        budget_bytes: int,
+        part_bytes: int,
+        batch_bytes: int,
+        linger_us: int,
+        busy_wait_ms: int,
+        spool_dir: str,
+        spool_memory: int,
+        spool_limit: int,
+        status_interval_ms: int,
+        idle_interval_ms: int,
+    ) -> None: ...
+    def start(self) -> None: ...
+    def fileno(self) -> int: ...
+    def take(self) -> list[Item]: ...
+    def confirm(self, lsn: int) -> None: ...
+    def poke(self) -> None: ...
+    def stop(self) -> None: ...
+    def stats(self) -> dict[str, int]: ...
