@@ -207,7 +207,7 @@ async def test_a_sink_that_is_let_go_frees_the_slot_and_is_copied_anew(
     async with running(flow := pipeline(server, tmp_path, settings, **sinks)):
         token = server.put(10)
         await flow.wait_for(token, "b", timeout=5)
-        await until(lambda: server.confirmed == server.wal[-1].end)
+        await until(lambda: (server.confirmed or 0) >= server.wal[-1].end)
         assert flow.status().sink("a").state is SinkState.RELEASED
     async with running(flow := pipeline(server, tmp_path, settings, **sinks)):
         await flow.wait_for(server.put(11), timeout=5)
@@ -226,7 +226,7 @@ async def test_beyond_the_wal_budget_a_stopped_sink_is_let_go(
         await until(lambda: "wal_budget_near" in caplog.text)
         assert flow.status().sink("a").state is SinkState.STOPPED
         server.retained = 1001
-        await until(lambda: server.confirmed == server.wal[-1].end)
+        await until(lambda: (server.confirmed or 0) >= server.wal[-1].end)
         assert flow.status().sink("a").state is SinkState.RELEASED
 
 

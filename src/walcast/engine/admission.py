@@ -50,7 +50,8 @@ class Admissions:
         slot = await source.slot()
         source.epoch = self._epoch(list(records.values()))
         if slot is None:
-            may_create_slot(record for worker, record in records.items() if not self._anew(worker, record))
+            followers = [record for worker, record in records.items() if not self._anew(worker, record)]
+            may_create_slot(followers, source.identity)
             slot = await self._create_slot()
             self._ledger.confirmed = slot.confirmed or Lsn(0)
         check_slot(slot)

@@ -99,9 +99,16 @@ def epoch_of(
     return max(latest.epoch if latest.same(identity) else latest.epoch + 1, least)
 
 
-def may_create_slot(records: Iterable[Record]) -> None:
-    """The slot is absent. Raises SlotLost when a sink has followed it: what it missed since is gone."""
-    begun = [record.name for record in records if record.history is not None or record.checkpoint is not None]
+def may_create_slot(records: Iterable[Record], identity: SourceIdentity) -> None:
+    """The slot is absent. Raises SlotLost when a sink has followed it: what it missed since is gone; OperatorError when
+    that was at another system."""
+    begun = []
+    for record in records:
+        history = record.history
+        if history is not None and history.system_id != identity.system_id:
+            raise _other_history(record.name, _unsound(history, identity, None, None) or "")
+        if history is not None or record.checkpoint is not None:
+            begun.append(record.name)
     if begun:
         raise SlotLost(
             f"the slot is gone, but {_sinks(begun)} followed it: the changes since are lost",
