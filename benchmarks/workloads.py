@@ -26,6 +26,12 @@ def one_transaction(table: str, rows: int) -> Workload:
     return Workload(table, (create(table),), _once(fill(table, rows), rows))
 
 
+def inserts(table: str, rows: int) -> Workload:
+    """New rows, 1,000 in a transaction."""
+    thousand = f"{_insert(table)} {_VALUES} from generate_series(i * 1000 - 999, i * 1000) n"
+    return Workload(table, (create(table),), _each(rows, 1000, thousand))
+
+
 def one_row_transactions(table: str, rows: int) -> Workload:
     """Each row in a transaction of its own."""
     return Workload(
@@ -64,7 +70,7 @@ def fill_wide(table: str, rows: int) -> str:
 
 
 def _insert(table: str) -> str:
-    return f"insert into {table}"  # noqa: S608  # our own names
+    return f"insert into {table}"
 
 
 def _hundred() -> str:
