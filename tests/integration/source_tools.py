@@ -70,7 +70,6 @@ class Mirror:
         if done is None and to is None:
             to = await self.source.position()
         async with asyncio.timeout(30), stream(self.source, self.checkpoint) as batches:
-            self.source.poke()
             async for batch in batches:
                 self.apply(batch)
                 if done is not None:

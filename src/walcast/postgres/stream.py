@@ -98,6 +98,7 @@ class Stream:
         await self._begin(after)
         while True:
             link = self.link = await _patiently(self._open)
+            link.poke()  # whoever waits for a position learns where we are
             guard = asyncio.ensure_future(self._guard(link))
             try:
                 while True:
