@@ -102,12 +102,12 @@ class Contest:
         }
 
 
-def child(target: str, **arguments: Any) -> Run:
+def child(function: str, **arguments: Any) -> Run:
     """Runs a coroutine function (`module:function`), which returns seconds, rows and more, in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.harness", target, json.dumps(arguments)]
+    command = [sys.executable, "-m", "benchmarks.harness", function, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{target} failed:\n{done.stderr.strip()}\n{done.stdout.strip()}")
+        raise SystemExit(f"{function} failed:\n{done.stderr.strip()}\n{done.stdout.strip()}")
     return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -1,0 +1,115 @@
+"""Our side of the benchmarks that take a whole pipeline: run in a child process until the sink is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from walcast.engine import Pipeline, PipelineSettings
+from walcast.model import Batch, Checkpoint, Durability, Lsn, Relation, SinkContext, SinkFactory
+from walcast.model.secret import Secret
+from walcast.postgres.source import PostgresSource, SourceConfig
+
+
+class NullSink:
+    """Takes everything, keeps nothing. `rows` counts changes over all its openings."""
+
+    keeps_checkpoint = False
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def checkpoint(self) -> Checkpoint | None:
+        return None
+
+    async def prepare(self, relation: Relation) -> None: ...
+
+    async def write(self, batch: Batch) -> Durability:
+        self.rows += len(batch)
+        return Durability.DURABLE
+
+    async def flush(self) -> None: ...
+
+
+def sink_of(kind: str, target: str) -> SinkFactory | NullSink:
+    """A sink by its name. `target` is a DSN, a file or a folder."""
+    if kind == "null":
+        return NullSink()
+
+    def made(context: SinkContext) -> Any:
+        # Imported here: the time that a client's library takes to load, and its memory, are the other sinks' no more.
+        if kind == "postgres":
+            from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig
+
+            return PostgresSink(PostgresSinkConfig(dsn=Secret(target)), context)
+        if kind == "duckdb":
+            from walcast.sinks.duckdb import DuckDBSink, DuckDBSinkConfig
+
+            return DuckDBSink(DuckDBSinkConfig(path=Path(target)), context)
+        from walcast.sinks.jsonl import JsonLinesSink, JsonLinesSinkConfig
+
+        return JsonLinesSink(JsonLinesSinkConfig(directory=Path(target)), context)
+
+    return made
+
+
+@asynccontextmanager
+async def running(pipeline: Pipeline) -> AsyncIterator[asyncio.Task[None]]:
+    """The pipeline at work; stopped cleanly at the end. Raises what ended it."""
+    task = asyncio.create_task(pipeline.run())
+    try:
+        yield task
+    finally:
+        pipeline.stop()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def replicate(
+    kind: str, target: str, dsn: str, slot: str, publication: str, end: str, rows: int
+) -> dict[str, Any]:
+    """Streams a backlog to its end: from the start of the pipeline until the sink is durable there."""
+    source = PostgresSource(SourceConfig(Secret(dsn), name="bench", slot=slot, publication=publication))
+    with tempfile.TemporaryDirectory() as state:
+        settings = PipelineSettings(snapshot="never", adopt_slot=True, serve=False)
+        pipeline = Pipeline(source, {"copy": sink_of(kind, target)}, state, settings, name="bench")
+        begin = time.perf_counter()
+        async with running(pipeline) as task:
+            await _reached(pipeline, task, Lsn.parse(end))
+            seconds = time.perf_counter() - begin
+            stats = source.stats()
+    return {"seconds": seconds, "rows": rows, **stats}
+
+
+async def copy(kind: str, target: str, dsn: str, publication: str, workers: int, rows: int) -> dict[str, Any]:
+    """Copies the published tables: from the start of the pipeline until the sink has them and follows the stream."""
+    config = SourceConfig(
+        Secret(dsn), name="bench", slot="bench_copy", publication=publication, snapshot_workers=workers
+    )
+    source = PostgresSource(config)
+    with tempfile.TemporaryDirectory() as state:
+        settings = PipelineSettings(serve=False)
+        pipeline = Pipeline(source, {"copy": sink_of(kind, target)}, state, settings, name="bench")
+        begin = time.perf_counter()
+        async with running(pipeline) as task:
+            await _reached(pipeline, task, Lsn(1))
+            seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "rows": rows}
+
+
+async def _reached(pipeline: Pipeline, task: asyncio.Task[None], through: Lsn) -> None:
+    reached = asyncio.ensure_future(pipeline.wait_for(through))
+    await asyncio.wait([reached, task], return_when=asyncio.FIRST_COMPLETED)
+    if not reached.done():
+        task.result()
+    await reached
