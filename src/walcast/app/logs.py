@@ -6,12 +6,12 @@ import json
 import logging
 import sys
 import time
-from typing import Any, Literal
+from typing import Any
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
-def configure(level: str = "info", style: Literal["text", "json"] = "text") -> None:
+def configure(level: str = "info", style: str = "text") -> None:
     """Sends the `walcast` loggers to standard error. Called once, by the command line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())

@@ -48,8 +48,14 @@ class Comparison:
 
 
 async def canonical_rows(connection: Connection, relation: Relation) -> list[tuple[str | None, ...]]:
-    """A table as canonical text, straight from a server."""
-    columns = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in relation.names)
+    """A table as canonical text, straight from a server: by the types' output functions (a cast to text says `true`
+    for a boolean, and strips a char)."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("case when pg_catalog.num_nulls({0}) = 0 then pg_catalog.format('%s', {0}) end").format(
+            sql.Identifier(name)
+        )
+        for name in relation.names
+    )
     cursor = await connection.execute(
         sql.SQL("select {} from {}").format(columns, sql.Identifier(*relation.table))
     )
@@ -164,6 +170,19 @@ def _era(value: Any) -> Any:
     return value.replace(" (BC)", " BC") if isinstance(value, str) and value.endswith(" (BC)") else value
 
 
+def _complete(
+    relation: Relation,
+    row: Mapping[str, Any],
+    reading: Callable[[Relation, tuple[str | None, ...]], tuple[Any, ...]],
+) -> tuple[Any, ...]:
+    """A row from a log. One that was written before a column was added holds in it what the catalog says (no log tells
+    rows that nobody touched)."""
+    if len(row) < len(relation.columns):
+        missing = reading(relation, tuple(column.missing for column in relation.columns))
+        return tuple(row.get(name, missing[number]) for number, name in enumerate(relation.names))
+    return tuple(row[name] for name in relation.names)
+
+
 class JsonLinesCopy:
     """The state that a folder of JSON Lines adds up to: the log, folded by key."""
 
@@ -175,9 +194,7 @@ class JsonLinesCopy:
                 self._apply(json.loads(line))
 
     def rows(self, relation: Relation) -> list[tuple[Any, ...]]:
-        return [
-            tuple(row.get(name) for name in relation.names) for row in self._tables[relation.table].values()
-        ]
+        return [_complete(relation, row, self.reading) for row in self._tables[relation.table].values()]
 
     def _apply(self, change: Mapping[str, Any]) -> None:
         table = TableId(change.get("schema", ""), change.get("table", ""))
@@ -213,7 +230,7 @@ def _json_value(type_name: str, text: str | None) -> Any:
 
 def _lines(path: Path) -> Iterable[str]:
     with path.open("rb") as file:
-        if path.suffix == ".zst":
+        if ".zst" in path.suffixes:  # the newest file is still named .part
             yield from io.TextIOWrapper(
                 zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True), "utf-8"
             )
@@ -245,8 +262,7 @@ class HandlerCopy:
 
     def rows(self, relation: Relation) -> list[tuple[Any, ...]]:
         return [
-            tuple(row.get(name) for name in relation.names)
-            for row in self.tables.get(relation.table, {}).values()
+            _complete(relation, row, self.reading) for row in self.tables.get(relation.table, {}).values()
         ]
 
     @staticmethod

@@ -114,7 +114,7 @@ def _pipeline(config: SourceConfig, folder: Path, copy_dsn: str, handled: Handle
     return Pipeline(
         PostgresSource(config),
         {
-            "postgres": lambda context: PostgresSink(PostgresSinkConfig(dsn=copy_dsn), context),
+            "postgres": lambda context: PostgresSink(PostgresSinkConfig(dsn=Secret(copy_dsn)), context),
             "duckdb": lambda context: DuckDBSink(DuckDBSinkConfig(path=folder / "copy.duckdb"), context),
             "jsonl": lambda context: JsonLinesSink(
                 JsonLinesSinkConfig(directory=folder / "changes", compress="zstd"), context
@@ -156,6 +156,8 @@ async def _act(
         await running
     try:
         await pipeline.wait_for(await pipeline.source.position(), timeout=_CATCH_UP)
+    except TimeoutError:
+        say(f"not every copy caught up within {_CATCH_UP:.0f} s")
     finally:
         status = await pipeline.observe()
         pipeline.stop()

@@ -98,12 +98,17 @@ class Workload:
                 await asyncio.sleep(self.pause)
 
     async def change_schema(self) -> None:
-        """What a release does halfway: a column more, with a default, and a wider type."""
+        """What a release does halfway: a column more, with a default, and a wider type. The stream tells of it with the
+        table's next change."""
         async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
             await connection.execute(
                 "alter table shop.customers add column loyalty integer not null default 7"
             )
             await connection.execute("alter table shop.order_lines alter column line type integer")
+            await connection.execute("update shop.customers set loyalty = 8 where id = 1")
+            await connection.execute(
+                "insert into shop.order_lines values (gen_random_uuid(), 100000, 'SKU-1', 1, 1.25)"
+            )
 
     async def _order(self, c: psycopg.AsyncConnection[Any], chance: random.Random) -> None:
         order, customer = uuid.UUID(int=chance.getrandbits(128), version=4), chance.randint(1, 5000)
