@@ -127,7 +127,11 @@ async def copying(
         await opened.create_slot()
         copy = Copying(opened, origin, target, **sink)
         await copy.open()
-        stack.push_async_exit(lambda *exc: copy.sink.__aexit__(*exc))
+
+        async def close(*exc: object) -> None:
+            await copy.sink.__aexit__(*exc)  # the one that is open then
+
+        stack.push_async_exit(close)
         if snapshot:
             await copy.snapshot()
         yield copy

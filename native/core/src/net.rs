@@ -103,9 +103,9 @@ pub fn net(view: &View, relation: u32, key: &[usize]) -> Net {
     let index = view.index();
     let numbers = view.of(relation);
     let entry = |number: &u32| &index.entries[*number as usize];
-    // A snapshot's rows need no key: there is nothing before them.
-    let read = numbers.iter().all(|number| entry(number).op == Op::Read);
-    let mut net = Net { replay: key.is_empty() && !read, ..Net::default() };
+    // New rows need no key.
+    let born = numbers.iter().all(|number| matches!(entry(number).op, Op::Insert | Op::Read));
+    let mut net = Net { replay: key.is_empty() && !born, ..Net::default() };
     // What came before the last truncate is gone.
     let mut tail = numbers;
     for (place, number) in numbers.iter().enumerate() {

@@ -102,7 +102,7 @@ class NetChanges(NamedTuple):
     """A batch's changes of one relation, collapsed to the last state of each key.
 
     Apply in order: truncate, deletes, upserts. `replay` is True when collapsing would not be right (a key changed,
-    or the relation has no key): then deletes and upserts are empty and the changes must be applied one at a
+    or rows without a key were updated, deleted or truncated): then deletes and upserts are empty and the changes must be applied one at a
     time from `Batch.raw()`. `deletes` holds key columns only, other columns are null.
     """
 

@@ -23,6 +23,8 @@ def net(relation: Relation, entries: Sequence[Entry], key: list[int]) -> NetTupl
         any(detail.cascade for detail in truncates),
         any(detail.restart_identity for detail in truncates),
     )
+    if not key and entries and all(entry.op == b"I" for entry in entries):
+        return *truncated, False, None, [([], True, PyRowSet(relation, [entry.new for entry in entries]))]
     collapsing = _Collapsing(relation, key)
     if (entries and not key) or not all(collapsing.take(entry) for entry in tail):
         return *truncated, True, None, []

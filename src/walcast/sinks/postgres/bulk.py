@@ -50,7 +50,7 @@ def work(plan: Plan, net: NetChanges, mode: Mode, direct_rows: int) -> Work:
         builder.run(plan.delete())
     full = [group for group in staged.upserts if not plan.lacks(group.unchanged)]
     masked = [group for group in staged.upserts if plan.lacks(group.unchanged)]
-    if mode == "displaced":
+    if mode == "displaced" and plan.displaceable:
         builder.displace(full, masked)
     else:
         builder.upsert(full, masked, straight=mode == "straight" and plan.doubts < _DOUBTS)

@@ -46,11 +46,11 @@ class Plan:
         self._always = always = {n for n in self.columns if held[n].identity == "a"}
         self.moves = bool(always)
         """Identity columns that UPDATE may not set: the row is taken out and put in again."""
-        self.one_by_one = self.target.acting or not self.key or bool(always - set(self.key))
+        self.one_by_one = self.target.acting or bool(self.key and always - set(self.key))
         """Changes are applied singly, in commit order."""
         self.real = self.target.acting
         """Triggers or rules act: an update has to be an update."""
-        self.displaceable = role == "replica" and not self.one_by_one
+        self.displaceable = role == "replica" and bool(self.key) and not self.one_by_one
         """Rows may be taken out and put in again without anything noticing."""
         self.staged: set[Stage] = set()
         self.doubts = 0
@@ -103,15 +103,12 @@ class Plan:
         """The stage's rows, inserted or put over those that are there."""
         return self._make(
             "upsert",
-            lambda: _SQL(
-                "insert into {} ({}) overriding system value select {} from {} on conflict ({}) do {}"
-            ).format(
+            lambda: _SQL("insert into {} ({}) overriding system value select {} from {}{}").format(
                 self.target.identifier,
                 self._names(self.columns),
                 _COMMA.join(map(_column, self.columns)),
                 self._stage("stage"),
-                self._names(self.key),
-                self._excluded(),
+                self._conflict(),
             ),
         )
 
@@ -177,14 +174,13 @@ class Plan:
 
     def insert_row(self, upsert: bool) -> Prepared:
         """Parameters: the values of `columns`."""
-        conflict = _SQL(" on conflict ({}) do {}").format(self._names(self.key), self._excluded())
         return self._make(
             ("insert", upsert),
             lambda: _SQL("insert into {} ({}) overriding system value values ({}){}").format(
                 self.target.identifier,
                 self._names(self.columns),
                 _parameters(len(self.columns)),
-                conflict if upsert else _SQL(""),
+                self._conflict() if upsert else _SQL(""),
             ),
             self.columns,
         )
@@ -295,13 +291,16 @@ class Plan:
     def _settable(self, known: Iterable[int]) -> list[int]:
         return [n for n in known if n in self.columns and n not in self.key and n not in self._always]
 
-    def _excluded(self) -> sql.Composable:
-        rest = self._settable(self.columns)
-        if not rest:
-            return _SQL("nothing")
-        return _SQL("update set {}").format(
-            _COMMA.join(_SQL("{} = excluded.{}").format(self._name(n), self._name(n)) for n in rest)
+    def _conflict(self) -> sql.Composable:
+        """Where the key is there already, the other columns are set."""
+        if not self.key:
+            return _SQL("")
+        rest = _COMMA.join(
+            _SQL("{} = excluded.{}").format(self._name(n), self._name(n))
+            for n in self._settable(self.columns)
         )
+        action = _SQL("update set {}").format(rest) if self._settable(self.columns) else _SQL("nothing")
+        return _SQL(" on conflict ({}) do {}").format(self._names(self.key), action)
 
     def _joined(self) -> sql.Composable:
         return _AND.join(self._equal(n, _SQL("s.{}").format(_column(n))) for n in self.key)

@@ -33,8 +33,8 @@ class RowMaker:
         self._key = plan.key
         self._all = plan.columns == tuple(range(len(plan.relation.columns)))
         self._take = itemgetter(*plan.columns) if len(plan.columns) > 1 else None
-        self._insert = plan.insert_row(upsert=False)
-        self._upsert = plan.insert_row(upsert=True) if plan.key else self._insert
+        self._insert = plan.insert_row(False)
+        self._upsert = plan.insert_row(True) if plan.key else self._insert
         self._binary = (1,) * len(plan.columns)
 
     def change(self, raw: RawChange) -> RowCommand | None:

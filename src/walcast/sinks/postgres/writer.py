@@ -97,7 +97,7 @@ class Writer:
         self._made += 1
         plan = Plan(binding, self._made, self._session.version, self._role)
         self._plans[relation.oid] = plan
-        if plan.one_by_one and plan.key:
+        if plan.one_by_one:
             log.info("applied_one_by_one", extra={"table": str(relation)})
 
     def write(self, batch: Batch) -> Durability:
