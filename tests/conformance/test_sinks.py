@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg
+import psycopg.rows
+import pytest
+from psycopg import sql
 
 from walcast.model import UNCHANGED, Change, Lsn, Sink, TableId
+from walcast.model.secret import Secret
 from walcast.sinks.duckdb import DuckDBSink, DuckDBSinkConfig
 from walcast.sinks.handlers import Handlers, HandlerSink, HandlerSinkConfig
 from walcast.sinks.jsonl import JsonLinesSink, JsonLinesSinkConfig
+from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig
 from walcast.testing.conformance import Event, Row, SinkConformance
+from walcast.testing.memory import MemorySink, MemoryStore
+from walcast.testing.postgres import Database
 
 
 class TestDuckDBSink(SinkConformance):
@@ -46,8 +55,52 @@ class TestJsonLinesSink(SinkConformance):
             data = path.read_bytes()
             if path.suffix == ".part":  # only what the checkpoint counts
                 data = data[: json.loads((place / "out" / ".walcast.json").read_bytes())["offset"]]
+            if ".gz" in path.suffixes:
+                data = gzip.decompress(data)
             events += [_event_of(json.loads(line)) for line in data.splitlines()]
         return events
+
+
+class TestCompressedJsonLinesSink(TestJsonLinesSink):
+    def make_sink(self, place: Path) -> AbstractAsyncContextManager[Sink]:
+        config = JsonLinesSinkConfig(place / "out", rotate_bytes=2000, compress="gzip", fsync="batch")
+        return JsonLinesSink(config, self.context())
+
+
+class TestPostgresSink(SinkConformance):
+    guarantee = "exactly once"
+
+    @pytest.fixture
+    def place(self, database: Database) -> Database:
+        return database
+
+    def make_sink(self, place: Database) -> AbstractAsyncContextManager[Sink]:
+        return PostgresSink(PostgresSinkConfig(Secret(place.dsn())), self.context())
+
+    async def read(self, place: Database, table: TableId) -> list[Row]:
+        with psycopg.connect(place.dsn(), row_factory=psycopg.rows.dict_row) as connection:
+            try:
+                rows = connection.execute(
+                    sql.SQL("select * from {}").format(sql.Identifier(*table))
+                ).fetchall()
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+                return []
+        return [{name: _text(value) for name, value in row.items()} for row in rows]
+
+
+class TestMemorySink(SinkConformance):
+    guarantee = "exactly once"
+    follows_schema = False
+
+    @pytest.fixture
+    def place(self) -> MemoryStore:
+        return MemoryStore()
+
+    def make_sink(self, place: MemoryStore) -> AbstractAsyncContextManager[Sink]:
+        return MemorySink(place)
+
+    async def read(self, place: MemoryStore, table: TableId) -> list[Row]:
+        return [{name: _text(value) for name, value in row.items()} for row in place.rows(table)]
 
 
 class TestHandlerSink(SinkConformance):

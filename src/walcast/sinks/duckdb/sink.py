@@ -11,9 +11,9 @@ from walcast.model import (
     Batch,
     Checkpoint,
     Durability,
-    FatalError,
     Journal,
     Relation,
+    RetryableError,
     SinkContext,
     TableId,
     TableStopped,
@@ -83,7 +83,7 @@ class DuckDBSink:
         return int(rows[0][0])
 
     async def query(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Answers one SELECT from committed data, beside the writer: column names, and the first 10,000 rows."""
+        """Answers one SELECT from committed data, beside the writer: column names, and the first 10,000 rows as text."""
         return await self._store.read(statement)
 
     def _prepare(self, relation: Relation) -> None:
@@ -127,14 +127,10 @@ class DuckDBSink:
 
     def _follow_parts(self, batch: Batch) -> None:
         number = batch.part.number if batch.part is not None else 0
-        if (
-            number == 0 and self._store.in_transaction
-        ):  # the stream was opened again: the transaction comes anew
-            self._store.rollback()
-            self._prepared.clear()
-            self._next_part = 0
         if number != self._next_part:
-            raise FatalError(f"part {number} of a transaction came where {self._next_part} was expected")
+            raise RetryableError(
+                "a transaction broke off between its parts; it has to come again from the first"
+            )
         self._next_part = number + 1 if batch.part is not None and not batch.part.last else 0
 
     def _table(self, relation: Relation) -> Table:

@@ -165,7 +165,8 @@ class Store:
             raise fenced(self.path)
 
     async def read(self, statement: str, limit: int = _QUERY_ROWS) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """A query beside the writer: column names, and at most `limit` rows. It sees committed data and cannot write."""
+        """A query beside the writer: column names, and at most `limit` rows, with values as DuckDB's text. It sees
+        committed data and cannot write."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, statement, limit)
 
     def _read(self, statement: str, limit: int) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -183,8 +184,9 @@ class Store:
             try:
                 cursor.execute("set TimeZone = 'UTC'")
                 cursor.execute("begin transaction read only")
-                result = cursor.execute(statement)
-                return [column[0] for column in result.description or ()], result.fetchmany(limit)
+                text = f"select cast(columns(*) as varchar) from (\n{statement.strip().rstrip(';')}\n) limit {limit}"
+                result = cursor.execute(text)
+                return [column[0] for column in result.description or ()], result.fetchall()
             except duckdb.Error as error:
                 raise OperatorError(f"the query failed: {first_line(error)}") from None
 

@@ -35,9 +35,9 @@ class Files:
         self.reached: Checkpoint | None = None
         self.tables: set[TableId] = set()
         self.synced = True
+        self.growing = False  # a transaction has parts to come
         self._lock = self._fd = -1
         self._number, self._name, self._opened, self._size = 0, "", 0.0, 0
-        self._mark: tuple[int, frozenset[TableId]] | None = None
         self._failed = False
 
     def open(self) -> None:
@@ -59,7 +59,10 @@ class Files:
             raise self._error(error) from error
 
     def close(self) -> None:
-        """Lets go of the directory. What was not flushed is cut off when it is opened again."""
+        """Lets go of the directory, without what was not flushed. (After a crash opening cuts it off.)"""
+        if self._fd >= 0:
+            with suppress(OSError):
+                self._cut()
         for descriptor in (self._fd, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -76,28 +79,8 @@ class Files:
             raise self._error(error) from error
         self.synced = False
 
-    def mark(self) -> None:
-        """A transaction in parts begins: until `whole`, nothing that is added counts."""
-        self._usable()
-        try:
-            self._put(self._encoder.finish())
-        except OSError as error:
-            raise self._error(error) from error
-        self._mark = (self._size, frozenset(self.tables))
-
-    def undo(self) -> None:
-        """Takes back what was added since `mark`."""
-        if self._mark is None:
-            return
-        self._encoder = encoder(self._config.compress)
-        self._size, self.tables = self._mark[0], set(self._mark[1])
-        self._mark = None
-        if self._fd >= 0:
-            os.ftruncate(self._fd, self._size)
-
     def whole(self, checkpoint: Checkpoint | None) -> None:
         """All that was added so far is whole transactions, up to this checkpoint. Rotates when it is time."""
-        self._mark = None
         if checkpoint is not None and checkpoint != self.reached:
             self.reached = checkpoint
             self.synced = False
@@ -110,7 +93,7 @@ class Files:
     def sync(self) -> None:
         """Makes what is whole durable, and the checkpoint with it. Does nothing while a transaction has parts to come."""
         self._usable()
-        if self.synced or self._mark is not None:
+        if self.synced or self.growing:
             return
         try:
             if self._fd >= 0:
@@ -166,6 +149,9 @@ class Files:
             raise self._error(error) from error
         log.info("file_closed", extra={"file": name})
 
+    def _cut(self) -> None:
+        os.ftruncate(self._fd, self.durable.offset if self._name == self.durable.file else 0)
+
     def _put(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
@@ -194,7 +180,7 @@ class Files:
         self._failed = True
         if error.errno in _FULL:
             with suppress(OSError):
-                os.ftruncate(self._fd, self.durable.offset if self._name == self.durable.file else 0)
+                self._cut()
             return OperatorError(
                 f"{self._directory}: the disk is full", hint="free some space; no transaction is half there"
             )

@@ -22,10 +22,10 @@ from walcast.model import (
     Batch,
     Checkpoint,
     Durability,
-    FatalError,
     Lsn,
     Position,
     Relation,
+    RetryableError,
     SinkContext,
     TableId,
 )
@@ -103,14 +103,12 @@ class JsonLinesSink:
 
     def _follow_parts(self, batch: Batch) -> None:
         number = batch.part.number if batch.part is not None else 0
-        if number == 0 and self._next_part:  # the stream was opened again: the transaction comes anew
-            self._files.undo()
-            self._next_part = 0
         if number != self._next_part:
-            raise FatalError(f"part {number} of a transaction came where {self._next_part} was expected")
-        if batch.part is not None and number == 0:
-            self._files.mark()
+            raise RetryableError(
+                "a transaction broke off between its parts; it has to come again from the first"
+            )
         self._next_part = number + 1 if batch.part is not None and not batch.part.last else 0
+        self._files.growing = bool(self._next_part)
 
     def _first(self, batch: Batch) -> Position:
         for change in batch.raw():
