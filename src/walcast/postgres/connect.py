@@ -82,6 +82,9 @@ async def connect(
     except psycopg.Error as error:
         await connection.close()
         raise explain_connect(error, describe(text), unavailable) from None
+    except BaseException:  # called off while it was opened
+        await connection.close()
+        raise
     return connection
 
 
