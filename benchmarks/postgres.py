@@ -15,7 +15,7 @@ from psycopg import sql
 
 from benchmarks import workloads
 from benchmarks.harness import Contest, Plan, Run, child
-from benchmarks.servers import Backlog, server
+from benchmarks.servers import Backlog, database, digest, server
 from benchmarks.workloads import Workload
 from walcast.postgres.local import LocalServer
 
@@ -38,7 +38,6 @@ _REACHED: Final = sql.SQL(
     "select o.remote_lsn >= %s::pg_lsn from pg_replication_origin_status o"
     " join pg_subscription s on o.external_id = 'pg_' || s.oid where s.subname = 'native'"
 )
-_DIGEST: Final = sql.SQL("select count(*), sum(hashtextextended(t::text, 0)::numeric), sum(id) from {} t")
 
 
 def contests(plan: Plan) -> Iterator[Contest]:
@@ -68,20 +67,20 @@ def contests(plan: Plan) -> Iterator[Contest]:
 def _contest(
     line: Contest, backlog: Backlog, source: LocalServer, target: LocalServer, way: Any, runs: int
 ) -> Contest:
-    wanted = _digest(source, "postgres", backlog.name)
+    wanted = digest(source, "postgres", backlog.name)
 
     def contestant(measure: Callable[[str, str], Run]) -> Run:
-        with backlog.slot() as slot, _database(target, backlog.name) as database:
-            run = measure(slot, database)
-            if _digest(target, database, backlog.name) != wanted:
+        with backlog.slot() as slot, database(target, _SEED.format(backlog.name)) as name:
+            run = measure(slot, name)
+            if digest(target, name, backlog.name) != wanted:
                 raise SystemExit(f"{line.name}: the copy is not equal to its source")
             return run
 
-    def ours(slot: str, database: str) -> Run:
+    def ours(slot: str, name: str) -> Run:
         return child(
             "benchmarks.pipelines:replicate",
             kind="postgres",
-            target=target.dsn(database, via=way),
+            target=target.dsn(name, via=way),
             dsn=source.dsn(via=way),
             slot=slot,
             publication=backlog.name,
@@ -89,11 +88,11 @@ def _contest(
             rows=backlog.rows,
         )
 
-    def theirs(slot: str, database: str) -> Run:
-        with _subscription(target, database, source.dsn(via=way), backlog.name, slot):
+    def theirs(slot: str, name: str) -> Run:
+        with _subscription(target, name, source.dsn(via=way), backlog.name, slot):
             begin = time.perf_counter()
-            target.execute("alter subscription native enable", database=database)
-            with target.connect(database) as connection:
+            target.execute("alter subscription native enable", database=name)
+            with target.connect(name) as connection:
                 while connection.execute(_REACHED, [backlog.end]).fetchone() != (True,):
                     time.sleep(0.005)
             return Run(time.perf_counter() - begin, backlog.rows)
@@ -112,33 +111,15 @@ def _seed(target: LocalServer, workload: Workload) -> None:
 
 
 @contextmanager
-def _database(target: LocalServer, table: str) -> Iterator[str]:
-    seed = sql.Identifier(_SEED.format(table))
-    target.execute(sql.SQL("create database run template {} strategy file_copy").format(seed))
-    try:
-        yield "run"
-    finally:
-        target.execute("drop database run with (force)")
-        target.execute("checkpoint")
-
-
-@contextmanager
-def _subscription(
-    target: LocalServer, database: str, dsn: str, publication: str, slot: str
-) -> Iterator[None]:
+def _subscription(target: LocalServer, name: str, dsn: str, publication: str, slot: str) -> Iterator[None]:
     statement = sql.SQL(
         "create subscription native connection {} publication {} with"
         " (create_slot = false, slot_name = {}, enabled = false, copy_data = false, binary = true)"
     ).format(sql.Literal(dsn), sql.Identifier(publication), sql.Identifier(slot))
-    target.execute(statement, database=database)
+    target.execute(statement, database=name)
     try:
         yield
     finally:
         for change in ("disable", "set (slot_name = none)"):
-            target.execute(sql.SQL("alter subscription native {}").format(sql.SQL(change)), database=database)
-        target.execute("drop subscription native", database=database)
-
-
-def _digest(server: LocalServer, database: str, table: str) -> list[tuple[Any, ...]]:
-    """Rows and a sum over their contents: equal for equal tables."""
-    return server.execute(_DIGEST.format(sql.Identifier(table)), database=database)
+            target.execute(sql.SQL("alter subscription native {}").format(sql.SQL(change)), database=name)
+        target.execute("drop subscription native", database=name)

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from psycopg import sql
 
@@ -14,7 +14,8 @@ from benchmarks.harness import Run
 from walcast.model import OperatorError
 from walcast.postgres.local import LocalServer, find
 
-VERSION = 18
+VERSION: Final = 18
+_DIGEST: Final = sql.SQL("select count(*), sum(hashtextextended(t::text, 0)::numeric), sum(id) from {} t")
 
 
 def server(**settings: object) -> LocalServer:
@@ -74,6 +75,22 @@ class Backlog:
         self.server.execute("select pg_drop_replication_slot(%s)", [self.name])
         name = sql.Identifier(self.name)
         self.server.execute(sql.SQL("drop publication {0}; drop table {0}").format(name))
+
+
+@contextmanager
+def database(target: LocalServer, seed: str) -> Iterator[str]:
+    """A copy of the database `seed`, for one run."""
+    target.execute(sql.SQL("create database run template {} strategy file_copy").format(sql.Identifier(seed)))
+    try:
+        yield "run"
+    finally:
+        target.execute("drop database run with (force)")
+        target.execute("checkpoint")
+
+
+def digest(server: LocalServer, database: str, table: str) -> list[tuple[Any, ...]]:
+    """Rows and a sum over their contents: equal for equal tables."""
+    return server.execute(_DIGEST.format(sql.Identifier(table)), database=database)
 
 
 def pg_recvlogical(backlog: Backlog, slot: str, dsn: str) -> Run:
