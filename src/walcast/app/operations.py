@@ -120,7 +120,7 @@ async def wait(settings: Settings, text: str, sink: str | None, timeout: float) 
         raise ConfigError(f"there is no sink {sink!r}", hint=f"sinks: {', '.join(names)}")
     folder = settings.pipeline.state_dir
     identity = (await call(folder, "status", {"fresh": False}))["source"]["identity"]
-    wanted.check(SourceIdentity(**identity))
+    wanted.check(SourceIdentity(**{**identity, "system_id": int(identity["system_id"])}))
 
     async def reached(name: str) -> bool:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from walcast.app import logs
 from walcast.app.demo import run_demo
 from walcast.cli import output
 from walcast.cli.main import Context, command
@@ -17,4 +18,5 @@ from walcast.cli.main import Context, command
 @command
 async def demo_command(context: Context, check: bool, seconds: float | None) -> int:
     """Watch a real PostgreSQL being copied, live, into PostgreSQL, DuckDB, JSON Lines and Python handlers."""
+    logs.configure(context.log_level or "warning", context.log_format or "text")
     return output.OK if await run_demo(check=check or context.as_json, seconds=seconds) else output.FATAL

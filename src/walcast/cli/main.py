@@ -54,7 +54,7 @@ class Context:
     def settings(self, dsn: str | None = None) -> Settings:
         """Reads the configuration and turns logging on."""
         settings = load(self.config, dsn=dsn)
-        logs.configure(self.log_level or settings.log.level, self.log_format or settings.log.format)  # type: ignore[arg-type]  # click.Choice allows just these
+        logs.configure(self.log_level or settings.log.level, self.log_format or settings.log.format)
         return settings
 
 

@@ -24,6 +24,7 @@ async def tail_command(
     A temporary slot (and, when none covers the TABLES, a publication that is dropped at the end) is used, so the
     pipeline's own slot is not touched. TABLES are patterns such as 'shop.*'.
     """
+    context.log_level = context.log_level or "warning"
     settings = context.settings(dsn)
     out = sys.stdout.buffer
     async for lines in operations.tail(settings, tables, limit=limit, seconds=seconds):

@@ -18,13 +18,8 @@ def _says(default: Any, text: str) -> Any:
 class PipelineSettings:
     """How a pipeline behaves. Times are seconds, sizes bytes."""
 
-    budget_bytes: int = field(
-        default=64 << 20,
-        metadata={
-            "unit": "bytes",
-            "help": "memory for batches in all queues; each sink may hold an equal share",
-        },
-    )
+    budget_bytes: int = field(default=64 << 20, metadata={"internal": True})
+    """Memory for batches in all queues; each sink may hold an equal share."""
     stall_limit: float = _seconds(
         60.0, "a sink that makes no progress for so long is detached, so that the others go on"
     )
@@ -66,10 +61,10 @@ class PipelineSettings:
     observe_interval: float = _seconds(
         5.0, "how often slot and source position are read for status and metrics"
     )
-    hot_spare: bool = _says(
-        False, "wait while another process has the state directory or the slot, instead of giving up"
-    )
-    serve: bool = _says(True, "serve the control socket in the state directory")
+    hot_spare: bool = field(default=False, metadata={"internal": True})
+    """Wait while another process has the state directory or the slot, instead of giving up."""
+    serve: bool = field(default=True, metadata={"internal": True})
+    """Serve the control socket in the state directory."""
 
     def __post_init__(self) -> None:
         if self.budget_bytes < 1 << 20:

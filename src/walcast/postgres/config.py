@@ -28,12 +28,8 @@ class SourceConfig:
         default=Secret(""),
         metadata=_about("connection string of the source, URI or key=value; PG* variables count"),
     )
-    name: str = field(
-        default="walcast",
-        metadata=_about(
-            "the pipeline's name, seen in application_name as walcast:<name>; also of its temporary slots"
-        ),
-    )
+    name: str = field(default="walcast", metadata={"internal": True})
+    """The pipeline's name, seen in application_name as walcast:<name>; also of its temporary slots."""
     slot: str = field(
         default="walcast", metadata=_about("logical replication slot; created when it is not there")
     )
@@ -90,7 +86,8 @@ class SourceConfig:
     snapshot_lock_timeout: float = field(
         default=30.0, metadata=_about("how long to wait for a table that somebody is altering", "seconds")
     )
-    budget_bytes: int = field(default=64 * _MB, metadata=_about("memory for batches read ahead", "bytes"))
+    budget_bytes: int = field(default=64 * _MB, metadata={"internal": True})
+    """Memory for batches read ahead; the pipeline's."""
     part_bytes: int = field(
         default=16 * _MB, metadata=_about("a transaction beyond this size is handed over in parts", "bytes")
     )

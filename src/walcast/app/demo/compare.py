@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +86,8 @@ def differences(
 
 
 def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, float) and isinstance(right, float):
-        return left == right or (math.isnan(left) and math.isnan(right))
-    return bool(left == right)
+    """NaN is the same as NaN here, also deep inside a list."""
+    return bool(left == right) or repr(left) == repr(right)
 
 
 def _floats(relation: Relation, row: tuple[Any, ...]) -> tuple[Any, ...]:
