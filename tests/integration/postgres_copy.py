@@ -50,11 +50,11 @@ class Copying:
 
     async def snapshot(self, *names: str) -> None:
         chosen = [_table(name) for name in names] or [item.table for item in await self.source.tables()]
+        for table in chosen:
+            self.stopped.pop(table, None)
         async with aclosing(cast("AsyncGenerator[Batch, None]", self.source.snapshot(chosen))) as batches:
             async for batch in batches:
                 await self.put(batch)
-        for table in chosen:
-            self.stopped.pop(table, None)
 
     async def sync(self) -> None:
         """Until the copy holds what is at the source now."""
@@ -81,14 +81,17 @@ class Copying:
 
     async def put(self, batch: Batch) -> None:
         for relation in batch.relations:
-            if self.prepared.get(relation.oid) != relation and any(batch.counts(relation).values()):
+            carried = batch.kind == "snapshot" or any(batch.counts(relation).values())
+            if carried and self.prepared.get(relation.oid) != relation:
                 try:
                     await self.sink.prepare(relation)
                     self.prepared[relation.oid] = relation
                 except TableStopped as stop:
                     self.stopped[stop.table] = stop
         gone = {r.table: cast(Any, 1 << 62) for r in batch.relations if r.table in self.stopped}
-        kept = batch if batch.kind == "snapshot" or not gone else batch.after(None, gone)
+        if gone and batch.kind == "snapshot":
+            return
+        kept = batch.after(None, gone) if gone else batch
         if kept is not None:
             await self.sink.write(kept)
             self.batches += 1

@@ -21,7 +21,7 @@ from walcast.sinks.postgres.session import Session
 from walcast.sinks.postgres.store import KnownTable, Store
 from walcast.sinks.postgres.target import TargetColumn, TargetTable, load_table
 from walcast.sinks.postgres.typemaker import TypeMaker
-from walcast.sinks.postgres.widening import fit, widens
+from walcast.sinks.postgres.widening import fit, survives, widens
 
 _FORMAT = sql.SQL("select json_agg(pg_catalog.format_type(t, m) order by n) from (values {}) as v(n, t, m)")
 _ANY_ROW = sql.SQL("select 1 from {} limit 1")
@@ -76,12 +76,14 @@ class Preparer:
                     f"at the copy, {schema}.{relation.table.name} is not a table",
                     hint=f"rename or drop it there, {_RESYNC.format(relation.table)}",
                 )
-            incomplete = self._follow(relation, target, wire, known) or incomplete
+            incomplete = (
+                self._follow(relation, target, wire, known) or _retyped(relation, known) or incomplete
+            )
         target = load_table(self._session, schema, relation.table.name)
         if target is None:
             raise OperatorError(f"{schema}.{relation.table.name} vanished at the copy", hint="start again")
         self._check(relation, target, wire)
-        columns = tuple((column.attnum, column.name) for column in relation.columns)
+        columns = tuple((c.attnum, c.name, c.type.oid, c.typmod) for c in relation.columns)
         learned = KnownTable(schema, relation.table.name, incomplete, columns)
         if learned != known:
             self._store.learn(self._session, relation.oid, learned)
@@ -116,8 +118,11 @@ class Preparer:
     def _follow(
         self, relation: Relation, target: TargetTable, wire: Sequence[int], known: KnownTable | None
     ) -> str:
-        """Alters the table as far as it is proved and safe. Why it is incomplete now; empty: it is not."""
-        if not self._config.create_tables:
+        """Alters the table as far as it is proved and safe. Why it is incomplete now; empty: it is not.
+
+        A table that the sink has not seen before is somebody's own: it fits, or it is refused.
+        """
+        if not self._config.create_tables or known is None:
             return ""
         renamed = _renames(relation, known, target)
         if renamed:
@@ -160,7 +165,9 @@ class Preparer:
         held: Mapping[str, TargetColumn],
     ) -> list[sql.Composable]:
         """What becomes of columns that came from the source and do not any more."""
-        gone = {renamed.get(name, name) for _, name in (known.columns if known else ())} - set(relation.names)
+        gone = {renamed.get(name, name) for _, name, *_ in (known.columns if known else ())} - set(
+            relation.names
+        )
         actions: list[sql.Composable] = []
         for name in sorted(gone & set(held)):
             if self._config.dropped_columns == "drop":
@@ -241,7 +248,7 @@ def _differences(relation: Relation, target: TargetTable, wire: Sequence[int]) -
 
 def _renames(relation: Relation, known: KnownTable | None, target: TargetTable) -> dict[str, str]:
     """Old name -> new name, of columns whose attribute number the catalog knew before and knows now."""
-    before = {attnum: name for attnum, name in (known.columns if known else ()) if attnum is not None}
+    before = {attnum: name for attnum, name, *_ in (known.columns if known else ()) if attnum is not None}
     pairs = {
         before[column.attnum]: column.name
         for column in relation.columns
@@ -249,6 +256,19 @@ def _renames(relation: Relation, known: KnownTable | None, target: TargetTable) 
     }
     moving = {old: new for old, new in pairs.items() if old in target.columns}
     return {old: new for old, new in moving.items() if new not in target.columns or new in moving}
+
+
+def _retyped(relation: Relation, known: KnownTable | None) -> str:
+    """Why rows from before hold other values than the source's do now; empty: they do not."""
+    before: dict[object, tuple[int, int]] = {
+        name: (oid, typmod) for _, name, oid, typmod in (known.columns if known else ())
+    }
+    before |= {attnum: (oid, typmod) for attnum, _, oid, typmod in (known.columns if known else ()) if attnum}
+    for column in relation.columns:
+        old = before.get(column.attnum) or before.get(column.name)
+        if old is not None and not survives(old, (column.type.oid, column.typmod)):
+            return f"column {column.name} changed its type"
+    return ""
 
 
 def _names(names: Iterable[str]) -> sql.Composable:

@@ -86,7 +86,8 @@ _COMPLETE = Prepared(
 
 @dataclass(frozen=True, slots=True)
 class KnownTable:
-    """A source table as the sink last saw it: the copy's name, and (attribute number, column name) pairs.
+    """A source table as the sink last saw it: the copy's name, and its columns as (attribute number, name, type oid,
+    typmod).
 
     `incomplete` says why it takes nothing but a new snapshot; empty: it does not.
     """
@@ -94,7 +95,7 @@ class KnownTable:
     schema: str
     name: str
     incomplete: str
-    columns: tuple[tuple[int | None, str], ...]
+    columns: tuple[tuple[int | None, str, int, int], ...]
 
 
 class Store:
@@ -149,7 +150,10 @@ class Store:
         if row is None:
             return None
         return KnownTable(
-            row["schema"], row["name"], row["incomplete"], tuple((a, n) for a, n in row["columns"])
+            row["schema"],
+            row["name"],
+            row["incomplete"],
+            tuple((a, n, t, m) for a, n, t, m in row["columns"]),
         )
 
     def learn(self, session: Session, oid: int, table: KnownTable) -> None:

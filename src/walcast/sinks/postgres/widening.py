@@ -42,6 +42,11 @@ def widens(old: tuple[int, int], new: tuple[int, int]) -> bool:
     return new[1] == -1 or old[1] <= new[1]
 
 
+def survives(old: tuple[int, int], new: tuple[int, int]) -> bool:
+    """Whether a column's values are the same after the source changed its type from `old` to `new`, `using` nothing."""
+    return old == new or widens(old, new) or (old[0] in _DIGITS and new[0] in _DIGITS)
+
+
 def _casts(source: tuple[int, int], target: tuple[int, int]) -> bool:
     if target[0] not in _WIDER.get(source[0], ()):
         return False
