@@ -80,7 +80,8 @@ class Contest:
 
     def row(self) -> dict[str, Any]:
         """What the report says of it."""
-        ratios = [a.rate / b.rate for a, b in zip(self.ours, self.theirs, strict=False)]
+        pairs = [] if self.figure else zip(self.ours, self.theirs, strict=False)
+        ratios = [a.rate / b.rate for a, b in pairs]
         return {
             "benchmark": self.name,
             "baseline": self.baseline,

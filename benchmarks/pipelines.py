@@ -17,12 +17,13 @@ from walcast.postgres.source import PostgresSource, SourceConfig
 
 
 class NullSink:
-    """Takes everything, keeps nothing. `rows` counts changes over all its openings."""
+    """Takes everything, keeps nothing; at the first batch it stalls for so many seconds."""
 
     keeps_checkpoint = False
 
-    def __init__(self) -> None:
+    def __init__(self, stall: float = 0.0) -> None:
         self.rows = 0
+        self._stall = stall
 
     async def __aenter__(self) -> Self:
         return self
@@ -35,6 +36,8 @@ class NullSink:
     async def prepare(self, relation: Relation) -> None: ...
 
     async def write(self, batch: Batch) -> Durability:
+        stall, self._stall = self._stall, 0.0
+        await asyncio.sleep(stall)
         self.rows += len(batch)
         return Durability.DURABLE
 
@@ -42,9 +45,9 @@ class NullSink:
 
 
 def sink_of(kind: str, target: str) -> SinkFactory | NullSink:
-    """A sink by its name. `target` is a DSN, a file or a folder."""
+    """A sink by its name. `target` is a DSN, a file, a folder, or how long to stall."""
     if kind == "null":
-        return NullSink()
+        return NullSink(float(target or 0))
 
     def made(context: SinkContext) -> Any:
         # Imported here: the time that a client's library takes to load, and its memory, are the other sinks' no more.
@@ -82,12 +85,15 @@ async def replicate(
     source = PostgresSource(SourceConfig(Secret(dsn), name="bench", slot=slot, publication=publication))
     with tempfile.TemporaryDirectory() as state:
         settings = PipelineSettings(snapshot="never", adopt_slot=True, serve=False)
-        pipeline = Pipeline(source, {"copy": sink_of(kind, target)}, state, settings, name="bench")
+        sink = sink_of(kind, target)
+        pipeline = Pipeline(source, {"copy": sink}, state, settings, name="bench")
         begin = time.perf_counter()
         async with running(pipeline) as task:
             await _reached(pipeline, task, Lsn.parse(end))
             seconds = time.perf_counter() - begin
             stats = source.stats()
+    if isinstance(sink, NullSink) and sink.rows != rows:
+        raise SystemExit(f"{sink.rows} changes came of {rows}")
     return {"seconds": seconds, "rows": rows, **stats}
 
 

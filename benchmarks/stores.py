@@ -48,7 +48,7 @@ class _Store:
             run = child(
                 "benchmarks.pipelines:replicate",
                 kind=kind,
-                target=str(target),
+                target="" if kind == "null" else str(target),
                 dsn=self._dsn,
                 slot=slot,
                 publication=self._backlog.name,
