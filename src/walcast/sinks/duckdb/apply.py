@@ -24,21 +24,6 @@ class Applier:
         """Adds a chunk; the first one empties the table."""
         if batch.part is None or batch.part.number == 0:
             self._store.execute(f"delete from {table.sql}")
-        self._append(table, batch)
-
-    def changes(self, table: Table, batch: Batch) -> None:
-        """Brings the table from before the batch to after it."""
-        counts = batch.counts(table.relation)
-        if not table.key and not (counts["update"] or counts["delete"] or counts["truncate"]):
-            self._append(table, batch)
-            return
-        net = batch.net(table.relation)
-        if net.replay:
-            self._replay.apply(table, batch)
-        else:
-            self._net(table, net)
-
-    def _append(self, table: Table, batch: Batch) -> None:
         columns = range(len(table.columns))
         self._loader.run(
             table,
@@ -47,6 +32,14 @@ class Applier:
             self._insert,
             system=True,
         )
+
+    def changes(self, table: Table, batch: Batch) -> None:
+        """Brings the table from before the batch to after it."""
+        net = batch.net(table.relation)
+        if net.replay:
+            self._replay.apply(table, batch)
+        else:
+            self._net(table, net)
 
     def _insert(self, incoming: Incoming) -> int:
         return self._store.changed(

@@ -84,7 +84,10 @@ def _numeric(typmod: int, choices: ColumnChoices) -> str:
         return "VARCHAR"
     precision = (typmod - 4) >> 16 & 0xFFFF
     scale = ((typmod - 4) & 0x7FF ^ 1024) - 1024  # 11 bits, signed since PostgreSQL 15
-    return f"DECIMAL({precision},{scale})" if precision <= 38 and 0 <= scale <= precision else "VARCHAR"
+    if scale < 0 or max(precision, scale) > 38:
+        return "VARCHAR"
+    # With a digit before the point DuckDB prints 0.5 and not .5; and numeric(3,5) has no digit before it either.
+    return f"DECIMAL({min(38, max(precision, scale + 1))},{scale})"
 
 
 def is_temporal(target: str) -> bool:

@@ -45,7 +45,7 @@ class Loader:
             except ValueRangeError as error:
                 if native and temporal:
                     continue
-                raise table.stopped(error.message, hint=error.hint or _choose(table)) from None
+                raise table.stopped(error.message, hint=_choose(table)) from None
             incoming = Incoming(table, tuple(columns), native, system)
             with self._store.arrow(incoming.view, arrow):
                 try:
