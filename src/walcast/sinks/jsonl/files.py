@@ -84,24 +84,29 @@ class Files:
         if checkpoint is not None and checkpoint != self.reached:
             self.reached = checkpoint
             self.synced = False
-        age = time.time() - self._opened
-        old = 0 < self._config.rotate_seconds <= age
-        if self._size and (old or self._size >= self._config.rotate_bytes):
+        if self._due():
             self.sync()
-            self._finish()
 
     def sync(self) -> None:
         """Makes what is whole durable, and the checkpoint with it. Does nothing while a transaction has parts to come."""
         self._usable()
-        if self.synced or self.growing:
+        if self.growing:
             return
-        try:
-            if self._fd >= 0:
-                self._put(self._encoder.finish())
-                os.fdatasync(self._fd)
-            self._save()
-        except OSError as error:
-            raise self._error(error) from error
+        if not self.synced:
+            try:
+                if self._fd >= 0:
+                    self._put(self._encoder.finish())
+                    os.fdatasync(self._fd)
+                self._save()
+            except OSError as error:
+                raise self._error(error) from error
+        if self._due():
+            self._finish()
+
+    def _due(self) -> bool:
+        """Whether the open file is big or old enough to be closed."""
+        old = 0 < self._config.rotate_seconds <= time.time() - self._opened
+        return self._size > 0 and (old or self._size >= self._config.rotate_bytes)
 
     def _resume(self) -> None:
         state = State.load(self._directory, self.durable.owner)
