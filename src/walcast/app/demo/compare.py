@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg
 import zstandard
 from psycopg import sql
 
@@ -104,7 +105,12 @@ async def compare_postgres(source: Connection, dsn: str, relations: Iterable[Rel
     total = 0
     async with copy:
         for relation in relations:
-            theirs = await canonical_rows(copy, relation)
+            try:
+                theirs = await canonical_rows(copy, relation)
+            except psycopg.Error as error:
+                return Comparison(
+                    total, Difference(relation.table, f"cannot be read: {error.diag.message_primary}")
+                )
             total += len(theirs)
             ours = await canonical_rows(source, relation)
             if found := await asyncio.to_thread(differences, relation, ours, theirs):
@@ -122,7 +128,10 @@ async def compare_rows(
     total = 0
     for relation in relations:
         ours = [reading(relation, row) for row in await canonical_rows(source, relation)]
-        theirs = await asyncio.to_thread(copy, relation)
+        try:
+            theirs = await asyncio.to_thread(copy, relation)
+        except (duckdb.Error, KeyError) as error:
+            return Comparison(total, Difference(relation.table, f"cannot be read: {error}"))
         total += len(theirs)
         if found := await asyncio.to_thread(differences, relation, ours, theirs):
             return Comparison(total, Difference(relation.table, found))
