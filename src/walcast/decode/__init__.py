@@ -43,7 +43,7 @@ TWIN: Final = Implementation(
 )
 NATIVE: Final = (
     None
-    if accel.NATIVE is None or not hasattr(accel.NATIVE, "Catalog")
+    if accel.NATIVE is None
     else Implementation(
         "native",
         accel.NATIVE.Frames,

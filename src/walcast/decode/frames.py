@@ -137,7 +137,8 @@ class Assembler(Protocol):
         ...
 
     def take(self, final: bool = False) -> Sequence[Any]:
-        """The sealed batches as Deliveries; `final` also seals the whole transactions that wait."""
+        """The sealed batches as Deliveries. `final` also seals the whole transactions that wait, and tells the position
+        by an idle Delivery if it moved on since."""
         ...
 
 

@@ -49,7 +49,7 @@ class PyAssembler:
         self._open: Open | None = None
         self._whole = Growing()
         self._last_ordinal = 0
-        self._through = after
+        self._through = self._told = after
         self._sealed: list[Delivery] = []
 
     def feed(self, message: bytes) -> None:
@@ -70,8 +70,12 @@ class PyAssembler:
     def take(self, final: bool = False) -> list[Delivery]:
         if final:
             self.seal()
-        sealed, self._sealed = self._sealed, []
-        return sealed
+        taken, self._sealed = self._sealed, []
+        self._told = max([self._told, *(item.through for item in taken)])
+        if final and self.idle is not None and self._through > self._told:
+            self._told = self._through
+            taken.append(Delivery("idle", None, 0, 0, self._through, None, None))
+        return taken
 
     @property
     def idle(self) -> int | None:
@@ -157,15 +161,15 @@ class PyAssembler:
 
     def _commit(self, end_lsn: int) -> None:
         open_, self._open = self._transaction("Commit"), None
-        self._through = max(self._through, end_lsn)
-        if not open_.ordinal:
-            return
         index = open_.commit(end_lsn)
+        if any(self._whole.conflicts(relation) for relation in index.relations):
+            self.seal()
+        self._through = max(self._through, end_lsn)
         if open_.parts:
             self._sealed.append(delivery(index, open_.ordinal, self._through, (open_.parts, True)))
             return
-        if any(self._whole.conflicts(relation) for relation in index.relations):
-            self.seal()
+        if not open_.ordinal:
+            return
         self._whole.absorb(index)
         self._last_ordinal = open_.ordinal
         if self._whole.index.nbytes >= self._batch_bytes:

@@ -10,7 +10,7 @@ from walcast.decode.twin.catalog import PyCatalog
 from walcast.decode.twin.index import Entry, Index, Logical, Transaction, Truncated
 from walcast.decode.twin.jsonl import json_lines
 from walcast.decode.twin.net import net
-from walcast.decode.twin.rowset import PyRowSet, check_columns
+from walcast.decode.twin.rowset import check_columns
 
 _OPERATIONS = (b"I", b"U", b"D", b"T", b"R")
 
@@ -85,11 +85,8 @@ class PyFrames:
 
     def net(self, relation: int, key: list[int]) -> NetTuple:
         entries = self._of(relation)
-        check_columns(key, len(self.index.relations[relation].columns))
         found = self.index.relations[relation]
-        if self.kind == "snapshot":
-            rows = PyRowSet(found, [entry.new for entry in entries])
-            return False, False, False, False, None, [([], True, rows)] if entries else []
+        check_columns(key, len(found.columns))
         return net(found, entries, key)
 
     def _of(self, relation: int) -> list[Entry]:

@@ -25,8 +25,12 @@ def net(relation: Relation, entries: Sequence[Entry], key: list[int]) -> NetTupl
     )
     if not key and entries and all(entry.op == b"I" for entry in entries):
         return *truncated, False, None, [([], True, PyRowSet(relation, [entry.new for entry in entries]))]
+    # New rows need no key: nothing to collapse.
+    if all(entry.op in (b"I", b"R") for entry in tail) and (key or len(tail) == len(entries)):
+        rows = PyRowSet(relation, [entry.new for entry in tail])
+        return *truncated, False, None, [([], True, rows)] if tail else []
     collapsing = _Collapsing(relation, key)
-    if (entries and not key) or not all(collapsing.take(entry) for entry in tail):
+    if not key or not all(collapsing.take(entry) for entry in tail):
         return *truncated, True, None, []
     # After a truncate there is nothing that could be deleted.
     gone = [found for found, row in collapsing.rows.items() if row.last is None and not truncates]

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import IO
 
-from walcast.decode.twin.wire import XLOG_HEADER
 from walcast.model import SpoolFull
 
 _RECORD = Struct(">IQI")
 """xid, number of the last announcement, length of the payload that follows."""
-_RELATION = ord("R")
 
 
 class Spool:
@@ -111,8 +109,7 @@ class _Streamed:
     def kept(self) -> Iterator[tuple[int, bytes]]:
         try:
             for xid, arrival, payload in self._all():
-                # The server announces a relation once a transaction, be it in a subtransaction that is undone later.
-                if xid not in self.aborted or payload[XLOG_HEADER] == _RELATION:
+                if xid not in self.aborted:
                     yield arrival, payload
         finally:
             self.close()
