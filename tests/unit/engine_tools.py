@@ -149,12 +149,13 @@ class ScriptedServer:
 
 
 class ScriptedSource:
-    """A source that reads a ScriptedServer. `fail` raises at the next batch."""
+    """A source that reads a ScriptedServer. `fail` raises at the next batch, or after some more."""
 
     def __init__(self, server: ScriptedServer, *, chunk: int = 2) -> None:
         self.server = server
         self.epoch = 1
         self.failure: Exception | None = None
+        self._fails_after = 0
         self.opened = 0
         self._chunk = chunk
         self._export: tuple[Lsn, dict[TableId, dict[int, dict[str, Any]]]] | None = None
@@ -262,13 +263,15 @@ class ScriptedSource:
         self._poked = True
         self.server.wake()
 
-    def fail(self, error: Exception | None = None) -> None:
+    def fail(self, error: Exception | None = None, *, after: int = 0) -> None:
         self.failure = error or SourceUnavailable("cut by the test")
+        self._fails_after = after
         self.server.wake()
 
     def _maybe_fail(self) -> None:
-        failure, self.failure = self.failure, None
-        if failure is not None:
+        self._fails_after -= 1
+        if self.failure is not None and self._fails_after < 0:
+            failure, self.failure = self.failure, None
             raise failure
 
     def _exported(self) -> tuple[Lsn, dict[TableId, dict[int, dict[str, Any]]]]:

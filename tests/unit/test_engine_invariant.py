@@ -137,7 +137,8 @@ class World:
 
 Step = tuple[str, int]
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["commit", "big", "source", "rest", "table"]), st.integers(0, 5)), max_size=8
+    st.tuples(st.sampled_from(["commit", "big", "big", "source", "rest", "table"]), st.integers(0, 5)),
+    max_size=8,
 )
 LIVES = st.lists(
     st.tuples(
@@ -145,7 +146,9 @@ LIVES = st.lists(
         st.none() | st.tuples(st.sampled_from(failpoints.FAILPOINTS), st.integers(1, 6)),
         st.sampled_from([0.0, 0.0, 0.05, 0.2]),
         st.integers(0, 1000),
+        st.booleans(),
     ),
+    min_size=1,
     max_size=4,
 )
 
@@ -167,20 +170,20 @@ async def _live(world: World, lives: list[Any], patch: pytest.MonkeyPatch) -> No
         world.server.put(number)
         world.server.put(number, relation=ORDERS)
     replace_file = journal._replace
-    for steps, crash, rate, seed in [*lives, ([("commit", 1)], None, 0.0, 0)]:
+    for steps, crash, rate, seed, wait in [*lives, ([("commit", 1)], None, 0.0, 0, False)]:
         life = Life(*(crash or (None, 0)), dead=asyncio.Event())
         patch.setattr(failpoints, "active", life.hook)
         patch.setattr(journal, "_replace", _mortal(replace_file, life))
         for store in world.stores.values():
             store.life = life
-        await _one_life(world, life, steps, rate, seed)
+        await _one_life(world, life, steps, rate, seed, wait)
         assert world.broken == []
     for name, store in world.stores.items():
         for relation in (USERS, ORDERS):
             assert store.rows(relation.table) == world.server.expected(relation), name
 
 
-async def _one_life(world: World, life: Life, steps: list[Step], rate: float, seed: int) -> None:
+async def _one_life(world: World, life: Life, steps: list[Step], rate: float, seed: int, wait: bool) -> None:
     source = MortalSource(world.server, life)
     points = ("open", "write.before", "write.after", "flush.before", "flush.after", "prepare")
     faults = Faults(rate=rate, seed=seed, points=points)
@@ -194,6 +197,10 @@ async def _one_life(world: World, life: Life, steps: list[Step], rate: float, se
     running = asyncio.create_task(flow.run())
     chance = random.Random(seed)
     try:
+        for _ in range(200 if wait else 0):  # until it streams, if it gets that far
+            if flow.status().ready or running.done():
+                break
+            await asyncio.sleep(0.001)
         for step, amount in steps:
             _take(world.server, source, chance, step, amount)
             for _ in range(amount):
@@ -211,7 +218,7 @@ async def _one_life(world: World, life: Life, steps: list[Step], rate: float, se
             assert all(sink.state is SinkState.STREAMING for sink in flow.status().sinks)
             flow.stop()
             await running
-            if not life.dead.is_set():
+            if not life.dead.is_set() and source.opened == 1:  # a stream was there to carry it
                 assert world.server.confirmed == world.server.at
     finally:
         await _bury(life)
@@ -229,7 +236,7 @@ def _take(
     elif step == "table":
         server.commit(("truncate", ORDERS, {}), ("insert", ORDERS, {"id": 1, "n": amount}))
     elif step == "source":
-        source.fail(SourceUnavailable("cut"))
+        source.fail(SourceUnavailable("cut"), after=amount)
 
 
 async def _bury(life: Life) -> None:

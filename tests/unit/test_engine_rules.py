@@ -66,7 +66,7 @@ def test_a_sink_goes_on_where_it_was() -> None:
 def test_a_missing_checkpoint_is_never_a_fresh_start(record: Record) -> None:
     with pytest.raises(OperatorError, match="checkpoint of sink a is missing") as caught:
         judged(record)
-    assert "walcast resync a" in str(caught.value.hint)
+    assert "walcast resync --all --sink a" in str(caught.value.hint)
 
 
 def test_a_slot_past_the_checkpoint_has_lost_changes() -> None:

@@ -148,7 +148,8 @@ async def reload(settings: Settings) -> list[str]:
 
 
 async def resync(settings: Settings, tables: tuple[str, ...], sink: str | None) -> list[str]:
-    """Has tables copied anew: at once by the running pipeline, else at its next start."""
+    """Has tables (none named: all, whatever became of slot and checkpoint) copied anew: at once by the running pipeline,
+    else at its next start."""
     names = [sink] if sink is not None else [item.name for item in settings.sinks]
     config = replace(source_config(settings), include=tables or settings.source.include)
     async with await connect(config.dsn, application=application_name(config.name, "resync")) as connection:
@@ -157,12 +158,13 @@ async def resync(settings: Settings, tables: tuple[str, ...], sink: str | None) 
         raise ConfigError(
             f"no table matches {', '.join(tables)}", hint="patterns are schema.table with * and ?"
         )
+    asked = chosen if tables else None
     for name in names:
         try:
-            await call(settings.pipeline.state_dir, "resync", {"sink": name, "tables": chosen})
+            await call(settings.pipeline.state_dir, "resync", {"sink": name, "tables": asked})
         except NotRunning:
             async with owned(settings.pipeline.state_dir):
-                await request_resync(settings.pipeline.state_dir, name, chosen)
+                await request_resync(settings.pipeline.state_dir, name, asked)
     return [str(table) for table in chosen]
 
 

@@ -9,6 +9,7 @@ import click
 from walcast.app import operations
 from walcast.cli import output
 from walcast.cli.main import Context, command
+from walcast.model import ConfigError
 
 
 @click.command("status")
@@ -17,19 +18,21 @@ async def status_command(context: Context) -> int:
     """Show where each sink is and how far behind, and how much WAL the slot keeps.
 
     Asks the running pipeline through its control socket; without one it reads the slot and the stores itself.
+
+    \b
+    through  the copy has everything up to this position of the source's WAL
+    behind   WAL between there and the source's position now
+    lag      age of the oldest commit that was sent and is not durable yet
+    p50 p99  from commit to durable, over the latest batches
     """
     status = await operations.status(context.settings())
-    stopped = [(sink["name"], table) for sink in status["sinks"] for table in sink["stopped_tables"]]
     if context.as_json:
         output.print_json(status)
     else:
         _print_status(status)
-        for sink, table in stopped:
-            click.echo(
-                f"stopped: {table['table']} in {sink} at {table['position'] or '-'}: {table['reason']}"
-            )
-            click.echo(f"hint: {table['hint'] or 'copy it anew: walcast resync ' + table['table']}")
-    return output.TABLES_STOPPED if stopped else output.OK
+    if any(sink["error"] and sink["state"] in ("stopped", "released") for sink in status["sinks"]):
+        return output.OPERATOR
+    return output.TABLES_STOPPED if any(sink["stopped_tables"] for sink in status["sinks"]) else output.OK
 
 
 def _print_status(status: dict[str, Any]) -> None:
@@ -44,30 +47,43 @@ def _print_status(status: dict[str, Any]) -> None:
         f"{output.human_bytes(source['retained'])} of WAL; the source is at {source['position'] or '-'}"
     )
     if source["error"]:
-        click.echo(f"source: {_problem(source['error'])}")
+        _print_problem("source", source["error"])
     output.print_table(
-        ("sink", "state", "through", "behind", "lag", "p50", "p99", "rows", "retries", "last error"),
-        [
-            (
-                sink["name"],
-                sink["state"],
-                (sink["checkpoint"] or {}).get("through"),
-                output.human_bytes(sink.get("lag_bytes")),
-                output.human_seconds(sink.get("lag_seconds")),
-                *(output.human_seconds(value) for value in sink.get("latency") or (None, None)),
-                sink.get("rows"),
-                sink.get("retries"),
-                _problem(sink["error"]) if sink["error"] else None,
-            )
-            for sink in status["sinks"]
-        ],
+        ("sink", "state", "through", "behind", "lag", "p50", "p99", "rows"), map(_sink_row, status["sinks"])
+    )
+    for sink in status["sinks"]:
+        for table in sink.get("snapshot", ()):
+            if table["state"] != "copied":
+                click.echo(f"{sink['name']}: copying {table['table']}: {table['rows']} of {table['total']} rows")
+        if sink["error"]:
+            _print_problem(f"{sink['name']} ({sink.get('retries', 0)} retries)", sink["error"])
+        for table in sink["stopped_tables"]:
+            at = f" at {table['position']}" if table["position"] else ""
+            click.echo(f"stopped: {table['table']} in {sink['name']}{at}: {table['reason']}")
+            click.echo(f"hint: {table['hint'] or 'copy it anew: walcast resync ' + table['table']}")
+
+
+def _sink_row(sink: dict[str, Any]) -> tuple[object, ...]:
+    p50, p99 = sink.get("latency") or (None, None)
+    return (
+        sink["name"],
+        sink["state"],
+        (sink["checkpoint"] or {}).get("through"),
+        output.human_bytes(sink.get("lag_bytes")),
+        output.human_seconds(sink.get("lag_seconds")),
+        output.human_seconds(p50),
+        output.human_seconds(p99),
+        sink.get("rows"),
     )
 
 
-def _problem(error: dict[str, Any] | str) -> str:
-    if isinstance(error, str):
-        return error
-    return f"{error['message']}; {error['remedy']}" if error.get("remedy") else str(error["message"])
+def _print_problem(who: str, problem: dict[str, Any] | str) -> None:
+    if isinstance(problem, str):
+        click.echo(f"{who}: {problem}")
+        return
+    click.echo(f"{who}: {problem['message']}")
+    if problem.get("remedy"):
+        click.echo(f"hint: {problem['remedy']}")
 
 
 @click.command("token")
@@ -96,11 +112,18 @@ async def token_command(context: Context) -> None:
     default=30.0,
     show_default=True,
     metavar="SECONDS",
+    type=click.FloatRange(min=0),
     help="Give up after this long (exit code 4).",
 )
 @command
 async def wait_command(context: Context, token: str, sink: str | None, timeout: float) -> int:
-    """Wait until SINK (or every copy) has everything that committed before TOKEN."""
+    """Wait until SINK (or every copy) has everything that committed before TOKEN.
+
+    \b
+    Read your own writes from a copy:
+      psql -c "insert into ..."
+      walcast wait "$(walcast token)" duckdb && ...
+    """
     reached = await operations.wait(context.settings(), token, sink, timeout)
     if context.as_json:
         output.print_json({"token": token, "reached": reached})
@@ -111,23 +134,43 @@ async def wait_command(context: Context, token: str, sink: str | None, timeout: 
 
 
 @click.command("resync")
-@click.argument("tables", nargs=-1, required=True)
+@click.argument("tables", nargs=-1)
 @click.option("--sink", help="Only this copy [every one].")
+@click.option("--all", "everything", is_flag=True, help="Every table.")
 @command
-async def resync_command(context: Context, tables: tuple[str, ...], sink: str | None) -> None:
-    """Copy TABLES (patterns such as 'shop.*') anew, while the others go on; a stopped table returns so."""
-    chosen = await operations.resync(context.settings(), tables, sink)
-    output.print_json({"tables": chosen}) if context.as_json else click.echo(
-        "copied anew: " + ", ".join(chosen)
-    )
+async def resync_command(
+    context: Context, tables: tuple[str, ...], sink: str | None, everything: bool
+) -> None:
+    """Copy TABLES (patterns such as 'shop.*') anew, while the others go on; a stopped table returns so.
+
+    At once when the pipeline runs, else at its next start.
+    """
+    if everything == bool(tables):
+        raise ConfigError("which tables?", hint="name them, as patterns such as 'shop.*', or say --all")
+    done = await operations.resync(context.settings(), tables, sink)
+    if context.as_json:
+        output.print_json(done)
+        return
+    what = "every table" if done.tables is None else ", ".join(map(str, done.tables))
+    when = "is copied anew" if done.at_once else "will be copied anew when the pipeline runs"
+    for name in done.sinks:
+        click.echo(f"{name}: {what} {when}")
 
 
 @click.command("reload")
 @command
 async def reload_command(context: Context) -> None:
-    """Have the running pipeline read its configuration again (the same as SIGHUP)."""
+    """Have the running pipeline read its configuration again (the same as SIGHUP).
+
+    Tables that match source.include since are taken up, stopped sinks are tried again, and logging follows the file.
+    Settings that only take effect at the next start are named.
+    """
     changes = await operations.reload(context.settings())
-    output.print_json(changes) if context.as_json else click.echo("; ".join(changes) or "nothing changed")
+    if context.as_json:
+        output.print_json(changes)
+    else:
+        for change in changes:
+            click.echo(change)
 
 
 @click.command("query")
@@ -135,9 +178,14 @@ async def reload_command(context: Context) -> None:
 @click.argument("statement")
 @command
 async def query_command(context: Context, sink: str, statement: str) -> None:
-    """Read an embedded copy, also while the pipeline owns it (a second process cannot open a DuckDB file in use)."""
+    """Read an embedded copy, also while the pipeline owns it (a second process cannot open a DuckDB file in use).
+
+    \b
+    Example:
+      walcast query duckdb "select count(*) from shop.orders"
+    """
     columns, rows = await operations.query(context.settings(), sink, statement)
     if context.as_json:
         output.print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        output.print_table(columns, rows)
+        output.print_table(columns, rows, null="", drop_empty=False)

@@ -225,7 +225,7 @@ class Coordinator:
                     TableStopped(
                         table,
                         "the snapshot brought nothing of it: it was dropped, or is no longer published",
-                        hint="publish it again and copy it anew with `walcast resync`; or exclude it",
+                        hint="publish it again and copy it anew with `walcast resync TABLE`; or exclude it",
                     )
                     for table in sorted(gone)
                 ]

@@ -83,8 +83,10 @@ class Delivery:
     @property
     def flush_due(self) -> bool:
         """Though more is waiting."""
+        if not self.may_flush:
+            return False
         waited = time.monotonic() - self._unflushed_since
-        return self.may_flush and (waited > self._settings.flush_interval or self._inbox.crowded())
+        return waited > self._settings.flush_interval or self._inbox.crowded() or self._inbox.splits
 
     async def put(self, batch: Batch) -> None:
         """Gives the sink a batch, or what it does not have of it. Raises Again, and whatever the sink raises."""

@@ -178,7 +178,7 @@ def admit(
         raise _missing(record.name, slot)
     raise SlotLost(
         f"slot {slot.name} is at {slot.confirmed}, past sink {record.name} at {at}: the changes between are lost",
-        hint=f"copy its tables anew: `walcast resync {record.name}`; find out who moved or re-created the slot",
+        hint=f"copy its tables anew: `walcast resync --all --sink {record.name}`; find out who moved or re-created the slot",
     )
 
 
@@ -221,14 +221,14 @@ def _unsound(
 def _other_history(name: str, reason: str) -> OperatorError:
     return OperatorError(
         f"sink {name}: the source is now on another history ({reason})",
-        hint=f"check the DSN; if it is right, copy the tables anew: `walcast resync {name}`",
+        hint=f"check the DSN; if it is right, copy the tables anew: `walcast resync --all --sink {name}`",
     )
 
 
 def _missing(name: str, slot: SlotState) -> OperatorError:
     return OperatorError(
         f"the checkpoint of sink {name} is missing, but slot {slot.name} has moved on to {slot.confirmed}",
-        hint=f"restore the sink's target or state directory; or copy its tables anew: `walcast resync {name}`",
+        hint=f"restore the sink's target or state directory; or copy its tables anew: `walcast resync --all --sink {name}`",
     )
 
 

@@ -121,6 +121,12 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def splits(self) -> bool:
+        """What comes next is a part of a transaction: what was accepted before it is flushed first, since nothing can be
+        flushed between parts, and they need the room."""
+        return bool(self._queue) and self._queue[0].kind == "changes" and self._queue[0].part is not None
+
     def take(self) -> Batch:
         """The next batch. It counts as held until it is durable; a part or chunk until it is written."""
         batch = self._queue.popleft()

@@ -61,7 +61,7 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise OperatorError(
             f"{path} is not a journal of Walcast",
-            hint="restore the file; or remove it and copy the tables anew with `walcast resync`",
+            hint="restore the file; or remove it and copy the tables anew with `walcast resync --all`",
         )
     return content
 

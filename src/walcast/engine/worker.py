@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -216,6 +217,7 @@ class SinkWorker:
     async def _retry(self, error: Exception) -> bool:
         verdict = classify(error)
         wait = self._backoff.next() if verdict.action is Action.RETRY else None
+        _let_go(error)
         self.problem, self.error, self.tried = verdict, error, True
         if wait is None:
             self.state = SinkState.STOPPED
@@ -366,6 +368,13 @@ class SinkWorker:
             self.problem = self.error = None
             if self.attached and self.state is SinkState.RETRYING:
                 self.state = SinkState.STREAMING
+
+
+def _let_go(error: BaseException | None) -> None:
+    """An error that is kept must not keep a batch: its frames' variables are cleared, the traceback stays."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _fields(name: str, verdict: Verdict) -> dict[str, Any]:
