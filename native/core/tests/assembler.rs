@@ -171,3 +171,17 @@ fn messages_out_of_order_are_faults() {
     assert!(fault(&[BEGIN, start]).0.contains("out of order"));
     assert!(feed(&[BEGIN, RELATION, b"I\0\0\0\x01N\0\x01n", commit]).is_ok());
 }
+
+#[test]
+fn relations_that_share_a_name_never_share_a_batch() {
+    let other: &[u8] = b"R\0\0\0\x02public\0t\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
+    let truncate: &[u8] = b"T\0\0\0\x02\0\0\0\0\x01\0\0\0\x02";
+    let commit: &[u8] = b"C\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0";
+    let mut assembler = stream::assembler(1 << 20, 1 << 20, 1 << 20);
+    let frames = [BEGIN, RELATION, other, truncate, b"I\0\0\0\x01N\0\x01n", commit];
+    let frames: Vec<Vec<u8>> = frames.map(|message| [&b"w"[..], &[0; 24], message].concat()).into();
+    let deliveries = stream::run(&mut assembler, &frames).expect("a valid stream");
+    let oids = |n: usize| deliveries[n].index.relations.iter().map(|r| r.oid).collect::<Vec<_>>();
+    assert_eq!((deliveries.len(), oids(0), oids(1), oids(2)), (3, vec![1], vec![2], vec![1]));
+    assert_eq!(deliveries[2].part, Some((2, true)));
+}
