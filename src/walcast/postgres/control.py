@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import sql
 from psycopg.pq import ConnStatus
+from psycopg.pq.abc import PGconn
 
 from walcast.model.secret import Secret
 from walcast.postgres.connect import Connection, connect, describe
@@ -28,10 +30,14 @@ T = TypeVar("T")
 
 
 class Control:
-    """One connection in autocommit, opened again when it was lost. Queries queue up; the watching never blocks."""
+    """One connection in autocommit, opened again when it was lost. Queries queue up; the watching never blocks.
 
-    def __init__(self, dsn: Secret, application: str) -> None:
+    An answer that takes longer than `patience` (seconds) counts as a lost connection.
+    """
+
+    def __init__(self, dsn: Secret, application: str, patience: float = 60.0) -> None:
         self._dsn = dsn
+        self._patience = patience
         self._application = application
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
@@ -60,12 +66,16 @@ class Control:
         next call. Raises what `faults.explain` makes of psycopg's errors."""
         async with self._lock:
             connection = await self._opened()
+            # Cancelling would ask the server, which may be out of reach: the line is cut instead.
+            alarm = asyncio.get_running_loop().call_later(self._patience, hang_up, connection.pgconn)
             try:
                 return await question(connection)
             except psycopg.Error as error:
                 if connection.closed or connection.broken:
                     await self._lost()
                 raise explain(error, doing) from None
+            finally:
+                alarm.cancel()
 
     async def rows(
         self, query: LiteralString | sql.Composed, params: Sequence[Any] | Mapping[str, Any] = ()
@@ -129,3 +139,14 @@ class Control:
             asyncio.get_running_loop().remove_reader(self._watched)
             os.close(self._watched)
             self._watched = None
+
+
+def hang_up(pgconn: PGconn) -> None:
+    """Shuts a connection's socket at once, from any thread, whoever else is using it: the server sees its end, and so
+    does a reader."""
+    try:
+        duplicate = os.dup(pgconn.socket)
+    except (psycopg.Error, OSError):
+        return
+    with socket.socket(fileno=duplicate) as line, contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
+import select
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from walcast.decode import snapshot_frames
 from walcast.decode.frames import Frames, RelationTuple
 from walcast.postgres.connect import Connection
+from walcast.postgres.control import hang_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +117,16 @@ class CopyWorkers:
 
     def _copy(self, pgconn: PGconn, piece: Piece) -> None:
         _expect(pgconn, pgconn.exec_(piece.statement), ExecStatus.COPY_OUT)
+        readable = select.poll()
+        readable.register(pgconn.socket, select.POLLIN)
         rows: list[bytes | memoryview] = []
         size = 0
         while True:
-            length, row = pgconn.get_copy_data(0)
+            length, row = pgconn.get_copy_data(1)  # waiting inside of it would keep the GIL
+            if length == 0:
+                readable.poll()
+                pgconn.consume_input()
+                continue
             if length < 0:
                 break
             rows.append(row)
@@ -145,17 +151,6 @@ class CopyWorkers:
     def _post(self, item: Chunk | BaseException | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-
-
-def hang_up(pgconn: PGconn) -> None:
-    """Shuts a connection's socket at once, from any thread, whoever else is using it: the server sees its end, and so
-    does a reader."""
-    try:
-        duplicate = os.dup(pgconn.socket)
-    except (psycopg.Error, OSError):
-        return
-    with socket.socket(fileno=duplicate) as line, contextlib.suppress(OSError):
-        line.shutdown(socket.SHUT_RDWR)
 
 
 def _expect(pgconn: PGconn, result: PGresult, status: ExecStatus) -> None:

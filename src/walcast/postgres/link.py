@@ -8,7 +8,8 @@ import logging
 import struct
 import tempfile
 import time
-from typing import Any, Final
+from collections import deque
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -21,13 +22,18 @@ from walcast.model import Lsn, SourceUnavailable, WalcastError
 from walcast.postgres.checks import stream_fault
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import Connection, application_name, connect
-from walcast.postgres.copyout import hang_up
+from walcast.postgres.control import hang_up
 from walcast.postgres.slots import create_slot
 
 log = logging.getLogger("walcast.postgres")
 
 _START_TIMEOUT: Final = 60.0
 _CHECKS_OF_SILENCE: Final = 4
+_SENDER_TIMEOUT: Final[LiteralString] = (
+    "select setting::int8 from pg_catalog.pg_settings where name = 'wal_sender_timeout'"
+)
+_SHARES: Final = 4
+"""So many batches fit into the budget at least: one is at the sink, one waits, one is being filled."""
 _STATUS: Final = struct.Struct(">cQQQQB")
 """Standby status update: r, written, flushed, applied, time, whether a reply is wanted."""
 
@@ -41,6 +47,7 @@ class Link:
         self._connection = connection
         self._reader = reader
         self._ready = asyncio.Event()
+        self._taken: deque[Any] = deque()
         self._receive_timeout = receive_timeout
         self._confirmed = confirmed
         self._loop = asyncio.get_running_loop()
@@ -55,18 +62,24 @@ class Link:
         """The walsender's process id."""
         return self._connection.pgconn.backend_pid
 
-    async def deliveries(self) -> list[Delivery]:
-        """At least one; waits for it."""
+    async def next(self) -> Delivery:
+        """Waits for it. Raises `failure` once there is nothing more after we hung up: the rest is sent again.
+
+        A delivery holds memory of the reader's budget until it is let go of: keep no reference to it.
+        """
         waited = time.monotonic()
-        while True:
+        while not self._taken:
             self._ready.clear()
-            items = self._reader.take()
-            if items:
-                return [Delivery(*item) for item in items]
+            self._taken.extend(self._reader.take())
+            if self._taken:
+                break
+            if self.failure is not None:
+                raise self.failure
             try:
                 await asyncio.wait_for(self._ready.wait(), self._receive_timeout / _CHECKS_OF_SILENCE)
             except TimeoutError:
                 self._check_silence(waited)
+        return Delivery(*self._taken.popleft())
 
     def confirm(self, through: Lsn) -> None:
         self._confirmed = max(self._confirmed, through)
@@ -133,6 +146,7 @@ async def open_link(
         if config.temporary_slot:
             start = (await create_slot(connection, config.slot, temporary=True)).consistent_point
         command = start_command(config, version, start, text=text, streaming=streaming)
+        status_interval = await _status_interval(connection, config)
         await _start(connection, command.as_bytes(connection), config.slot)
         native = decode.IMPLEMENTATION == "native"
         make: Any = decode.Reader
@@ -144,14 +158,14 @@ async def open_link(
             streaming=streaming,
             after_through=int(confirmed),
             budget_bytes=config.budget_bytes,
-            part_bytes=min(config.part_bytes, config.budget_bytes),
-            batch_bytes=min(config.batch_bytes, config.budget_bytes),
+            part_bytes=min(config.part_bytes, config.budget_bytes // _SHARES),
+            batch_bytes=min(config.batch_bytes, config.budget_bytes // _SHARES),
             linger_us=config.linger_us,
             busy_wait_ms=config.busy_wait_ms,
             spool_dir=config.spool_dir or tempfile.gettempdir(),
             spool_memory=config.spool_memory,
             spool_limit=config.spool_limit,
-            status_interval_ms=round(config.status_interval * 1000),
+            status_interval_ms=status_interval,
             idle_interval_ms=round(config.idle_interval * 1000),
         )
         reader.start()
@@ -201,6 +215,15 @@ def start_command(
         sql.SQL(str(start)),
         stated,
     )
+
+
+async def _status_interval(connection: Connection, config: SourceConfig) -> int:
+    """Milliseconds. A reader whose budget is used up does not see the server's questions: it must be ahead of them."""
+    cursor = await connection.execute(_SENDER_TIMEOUT)
+    row = await cursor.fetchone()
+    limit = row[0] if row is not None else 0
+    wanted = round(config.status_interval * 1000)
+    return min(wanted, max(limit // 4, 50)) if limit > 0 else wanted
 
 
 async def _start(connection: Connection, command: bytes, slot: str) -> None:

@@ -72,7 +72,9 @@ class PostgresSource:
         self.progress = Progress()
         self._include = [Pattern.parse(text) for text in self.config.include]
         self._exclude = [Pattern.parse(text) for text in self.config.exclude]
-        self._control = Control(self.config.dsn, application_name(self.config.name, "control"))
+        self._control = Control(
+            self.config.dsn, application_name(self.config.name, "control"), self.config.receive_timeout
+        )
         self._control.on_lost = self._control_lost
         self._identity: SourceIdentity | None = None
         self._starts: dict[TableId, Lsn] = {}

@@ -102,8 +102,7 @@ class Stream:
             guard = asyncio.ensure_future(self._guard(link))
             try:
                 while True:
-                    for delivery in await link.deliveries():
-                        yield await self._batch(delivery, link)
+                    yield await self._batch(await link.next(), link)
             except _Reopen:
                 pass
             finally:
