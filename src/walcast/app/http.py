@@ -21,35 +21,39 @@ class HttpServer:
 
     def __init__(self, listen: str, samples: Samples, ready: Health) -> None:
         host, _, port = listen.rpartition(":")
-        if not port.isdigit():
+        if not port.isdigit() or int(port) > 65535:
             raise ConfigError(
                 f"http.listen: expected host:port, not {listen!r}", hint="such as 127.0.0.1:9187"
             )
+        self._listen, self._host, self._port = listen, host.strip("[]") or "127.0.0.1", int(port)
         self._samples, self._ready = samples, ready
-        try:
-            self._server = make_server(
-                host.strip("[]") or "127.0.0.1", int(port), self._application, WSGIServer, _Quiet
-            )
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            raise OperatorError(
-                f"http.listen: cannot listen on {listen}: {'the port is taken' if taken else error.strerror}",
-                hint="choose another port, or stop what listens there (ss -ltnp)",
-            ) from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="walcast-http", daemon=True)
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
 
     @property
     def port(self) -> int:
-        return int(self._server.server_port)
+        return int(self._server.server_port) if self._server is not None else self._port
 
     def __enter__(self) -> Self:
+        """Raises OperatorError when it cannot listen there."""
+        try:
+            self._server = make_server(self._host, self._port, self._application, WSGIServer, _Quiet)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise OperatorError(
+                f"http.listen: cannot listen on {self._listen}: "
+                f"{'the port is taken' if taken else error.strerror}",
+                hint="choose another port, or stop what listens there (ss -ltnp)",
+            ) from error
+        self._thread = threading.Thread(target=self._server.serve_forever, name="walcast-http", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join(5)
 
     def _application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         path = environ.get("PATH_INFO", "/")
@@ -90,7 +94,7 @@ def exposition(samples: Iterable[Sample]) -> str:
             edge = "+Inf" if bound == float("inf") else f"{bound:g}"
             lines.append(f"{sample.name}_bucket{_labels({**sample.labels, 'le': edge})} {count}")
         lines.append(f"{sample.name}_sum{_labels(sample.labels)} {sample.value:.17g}")
-        lines.append(f"{sample.name}_count{_labels(sample.labels)} {sample.count}")
+        lines.append(f"{sample.name}_count{_labels(sample.labels)} {sample.observations}")
     return "\n".join(lines) + "\n"
 
 

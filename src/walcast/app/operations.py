@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from dataclasses import replace
+import contextlib
+import difflib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from walcast.app.compose import make_source, sink_factories, source_config
+from walcast.app.reading import reading
 from walcast.app.settings import Settings
 from walcast.app.token import Token
-from walcast.engine import NotRunning, adopt_slot, call, owned, request_resync
+from walcast.engine import ControlError, NotRunning, adopt_slot, call, owned, request_resync
 from walcast.engine.history import CHECKPOINT, checkpoint_of
 from walcast.engine.journal import FileJournal
 from walcast.engine.status import StoppedTable, plain
@@ -22,25 +25,51 @@ from walcast.model import (
     KeepsJournal,
     Lsn,
     OperatorError,
+    RetryableError,
+    Sink,
     SinkContext,
     SlotState,
     SourceIdentity,
+    TableId,
     WalcastError,
 )
 from walcast.postgres import publications as publication_room
 from walcast.postgres import slots as slot_room
 from walcast.postgres.connect import Connection, application_name, connect
-from walcast.postgres.source import PostgresSource
 from walcast.postgres.wanted import ensure_wanted, read_wanted
+
+log = logging.getLogger("walcast.app")
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """What is copied anew: `tables` (None: all of them) in `sinks`, now or at the pipeline's next start."""
+
+    tables: tuple[TableId, ...] | None
+    sinks: tuple[str, ...]
+    at_once: bool
 
 
 async def status(settings: Settings) -> dict[str, Any]:
     """The status as JSON values, in the shape of `PipelineStatus.as_dict`; `running` says who answered."""
     try:
-        answer = await call(settings.pipeline.state_dir, "status")
+        answer = await _ask(settings, "status")
     except NotRunning:
         return await _status_at_rest(settings)
     return {"running": True, **answer}
+
+
+async def _ask(
+    settings: Settings, method: str, params: dict[str, Any] | None = None, timeout: float | None = 10.0
+) -> Any:
+    """The running pipeline's answer. Raises NotRunning, ControlError, RetryableError when it does not answer."""
+    try:
+        return await call(settings.pipeline.state_dir, method, params, timeout=timeout)
+    except TimeoutError:
+        raise RetryableError(
+            f"the pipeline on {settings.pipeline.state_dir} does not answer",
+            hint="it is very busy, or was stopped (SIGSTOP); see its log",
+        ) from None
 
 
 async def _status_at_rest(settings: Settings) -> dict[str, Any]:
@@ -86,8 +115,7 @@ async def _sink_at_rest(
         "error": None,
     }
     try:
-        context = SinkContext(settings.pipeline.name, name, identity, str(state_dir))
-        async with sink_factories(settings)[name](context) as sink:
+        async with _opened(settings, name, identity) as sink:
             file = FileJournal(state_dir / "sinks" / f"{name}.json")
             journal = sink.journal() if isinstance(sink, KeepsJournal) else file
             content = await journal.load()
@@ -113,84 +141,111 @@ async def token(settings: Settings) -> Token:
 
 
 async def wait(settings: Settings, text: str, sink: str | None, timeout: float) -> dict[str, bool]:
-    """Whether each sink has the token, after waiting for at most `timeout` seconds."""
+    """Whether each sink has the token, after waiting for at most `timeout` seconds. Without a running pipeline only a
+    copy that has it already can answer; else NotRunning is raised."""
     wanted = Token.parse(text)
-    names = [item.name for item in settings.sinks]
-    if sink is not None and sink not in names:
-        raise ConfigError(f"there is no sink {sink!r}", hint=f"sinks: {', '.join(names)}")
-    folder = settings.pipeline.state_dir
-    identity = (await call(folder, "status", {"fresh": False}))["source"]["identity"]
-    wanted.check(SourceIdentity(**{**identity, "system_id": int(identity["system_id"])}))
-
-    async def reached(name: str) -> bool:
-        try:
-            await call(
-                folder,
-                "wait",
-                {"lsn": str(wanted.lsn), "sink": name, "timeout": timeout},
-                timeout=timeout + 5,
-            )
-        except TimeoutError:
-            return False
-        except OperatorError as error:
-            if error.code == "TimeoutError":
-                return False
+    chosen = _sinks(settings, sink)
+    try:
+        identity = (await _ask(settings, "status", {"fresh": False}))["source"]["identity"]
+    except NotRunning:
+        at_rest = await _status_at_rest(settings)
+        _check(wanted, at_rest)
+        reached = {line["name"]: _through(line) >= wanted.lsn for line in at_rest["sinks"]}
+        if not all(reached[name] for name in chosen):
             raise
-        return True
+        return dict.fromkeys(chosen, True)
+    if identity is not None:
+        _check(wanted, {"source": {"identity": identity}})
+    answers = await asyncio.gather(*(_reached(settings, wanted.lsn, name, timeout) for name in chosen))
+    return dict(zip(chosen, answers, strict=True))
 
-    chosen = [sink] if sink is not None else names
-    return dict(zip(chosen, await asyncio.gather(*map(reached, chosen)), strict=True))
+
+async def _reached(settings: Settings, lsn: Lsn, sink: str, timeout: float) -> bool:
+    params = {"lsn": str(lsn), "sink": sink, "timeout": timeout}
+    try:
+        await _ask(settings, "wait", params, timeout=timeout + 5)
+    except ControlError as error:
+        if error.code == "TimeoutError":
+            return False
+        raise
+    return True
+
+
+def _check(token: Token, status: dict[str, Any]) -> None:
+    identity = status["source"]["identity"]
+    token.check(SourceIdentity(**{**identity, "system_id": int(identity["system_id"])}))
+
+
+def _through(line: dict[str, Any]) -> Lsn:
+    return Lsn.parse(line["checkpoint"]["through"]) if line["checkpoint"] else Lsn(0)
+
+
+def _sinks(settings: Settings, sink: str | None) -> list[str]:
+    names = [item.name for item in settings.sinks]
+    if sink is None:
+        return names
+    if sink not in names:
+        near = difflib.get_close_matches(sink, names, n=1)
+        raise ConfigError(
+            f"there is no sink {sink!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"sinks: {', '.join(names) or 'none yet'}",
+        )
+    return [sink]
 
 
 async def reload(settings: Settings) -> list[str]:
-    changes: list[str] = await call(settings.pipeline.state_dir, "reload", timeout=60)
+    """What the running pipeline made of its configuration. Raises NotRunning, or what it found wrong."""
+    changes: list[str] = await _ask(settings, "reload", timeout=60)
     return changes
 
 
-async def resync(settings: Settings, tables: tuple[str, ...], sink: str | None) -> list[str]:
-    """Has tables (none named: all, whatever became of slot and checkpoint) copied anew: at once by the running pipeline,
-    else at its next start."""
-    names = [sink] if sink is not None else [item.name for item in settings.sinks]
-    config = replace(source_config(settings), include=tables or settings.source.include)
-    async with await connect(config.dsn, application=application_name(config.name, "resync")) as connection:
-        chosen = [table.id for table in (await read_wanted(connection, config)).selection.tables]
-    if not chosen:
-        raise ConfigError(
-            f"no table matches {', '.join(tables)}", hint="patterns are schema.table with * and ?"
-        )
-    asked = chosen if tables else None
+async def resync(settings: Settings, tables: tuple[str, ...], sink: str | None) -> Resync:
+    """Has tables (none named: all) copied anew: at once by the running pipeline, else at its next start."""
+    names = _sinks(settings, sink)
+    chosen = await _matching(settings, tables) if tables else None
+    at_once = True
     for name in names:
         try:
-            await call(settings.pipeline.state_dir, "resync", {"sink": name, "tables": asked})
+            await _ask(settings, "resync", {"sink": name, "tables": chosen})
         except NotRunning:
+            at_once = False
             async with owned(settings.pipeline.state_dir):
-                await request_resync(settings.pipeline.state_dir, name, asked)
-    return [str(table) for table in chosen]
+                await request_resync(settings.pipeline.state_dir, name, chosen)
+    return Resync(None if chosen is None else tuple(chosen), tuple(names), at_once)
+
+
+async def _matching(settings: Settings, tables: Sequence[str]) -> list[TableId]:
+    config = replace(source_config(settings), include=tuple(tables))
+    async with await connect(config.dsn, application=application_name(config.name, "resync")) as connection:
+        selection = (await read_wanted(connection, config)).selection
+    for pattern in selection.unmatched:
+        raise ConfigError(f"no table matches {pattern!r}", hint="patterns are schema.table with * and ?")
+    if not selection.tables:
+        raise ConfigError(f"none of {', '.join(tables)} can be copied", hint="see: walcast config check")
+    return [table.id for table in selection.tables]
 
 
 async def query(settings: Settings, sink: str, statement: str) -> tuple[list[str], list[list[Any]]]:
     """Rows of an embedded copy."""
+    _sinks(settings, sink)
     try:
-        columns, rows = await call(
-            settings.pipeline.state_dir, "query", {"sink": sink, "args": [statement]}, timeout=None
-        )
+        columns, rows = await _ask(settings, "query", {"sink": sink, "args": [statement]}, timeout=None)
         return columns, rows
     except NotRunning:
         pass
-    factories = sink_factories(settings)
-    if sink not in factories:
-        raise ConfigError(f"there is no sink {sink!r}", hint=f"sinks: {', '.join(factories)}")
     async with make_source(settings) as source:
         identity = source.identity
-    state_dir = settings.pipeline.state_dir
-    async with owned(state_dir):
-        context = SinkContext(settings.pipeline.name, sink, identity, str(state_dir))
-        async with factories[sink](context) as opened:
-            ask = getattr(opened, "query", None)
-            if ask is None:
-                raise OperatorError(f"sink {sink} is not an embedded copy", hint="ask the store itself")
-            columns, rows = await ask(statement)
-            return columns, [list(row) for row in rows]
+    async with owned(settings.pipeline.state_dir), _opened(settings, sink, identity) as opened:
+        ask = getattr(opened, "query", None)
+        if ask is None:
+            raise OperatorError(f"sink {sink} is not an embedded copy", hint="ask the store itself")
+        columns, rows = await ask(statement)
+        return columns, [list(row) for row in rows]
+
+
+def _opened(settings: Settings, sink: str, identity: SourceIdentity) -> AbstractAsyncContextManager[Sink]:
+    context = SinkContext(settings.pipeline.name, sink, identity, str(settings.pipeline.state_dir))
+    return sink_factories(settings)[sink](context)
 
 
 async def _connected(settings: Settings, role: str) -> Connection:
@@ -205,18 +260,25 @@ async def slots(settings: Settings) -> list[SlotState]:
 async def create_slot(settings: Settings, name: str | None) -> tuple[str, Lsn]:
     """Creates a slot without a snapshot. The configured one is noted as this state directory's own."""
     chosen = name or settings.source.slot
+    ours = chosen == settings.source.slot
     application = application_name(settings.pipeline.name, "slot")
     async with (
+        owned(settings.pipeline.state_dir) if ours else contextlib.nullcontext(),
         await connect(settings.source.dsn, application=application) as control,
         await connect(settings.source.dsn, application=application, replication=True) as replication,
     ):
         created = await slot_room.create_slot(
-            replication, chosen, failover=settings.source.failover, control=control
+            replication, chosen, failover=settings.source.failover, control=control, waiting=_report
         )
-    if chosen == settings.source.slot:
-        async with owned(settings.pipeline.state_dir):
+        if ours:
             await adopt_slot(settings.pipeline.state_dir)
     return created.name, created.consistent_point
+
+
+def _report(open_transactions: Sequence[slot_room.OpenTransaction]) -> None:
+    """A new slot waits for every transaction that is open now: says whose."""
+    for transaction in open_transactions:
+        log.warning("slot_waits", extra={"transaction": str(transaction)})
 
 
 async def drop_slot(settings: Settings, name: str) -> None:
@@ -247,43 +309,24 @@ async def drop_publication(settings: Settings, name: str) -> None:
 async def tail(
     settings: Settings, tables: tuple[str, ...], *, limit: int | None = None, seconds: float | None = None
 ) -> AsyncIterator[bytes]:
-    """Changes from now on as JSON lines, through a temporary slot; of TABLES through a publication that goes with it."""
-    name = f"walcast_tail_{secrets.token_hex(4)}"
-    config = replace(
-        source_config(settings), name=f"{settings.pipeline.name}:tail", slot=name, temporary_slot=True
-    )
-    async with await connect(config.dsn, application=application_name(config.name)) as connection:
-        own = bool(tables) or await publication_room.read_publication(connection, config.publication) is None
-        if own:
-            config = replace(config, publication=name, include=tables or settings.source.include)
-            await ensure_wanted(connection, config)
-        try:
-            async with (
-                asyncio.timeout(seconds),
-                PostgresSource(config) as source,
-                aclosing(_lines(source, limit)) as lines,
-            ):
-                async for line in lines:
-                    yield line
-        except TimeoutError:
-            return
-        finally:
-            if own:
-                await publication_room.drop_publication(connection, name)
-
-
-async def _lines(source: PostgresSource, limit: int | None) -> AsyncGenerator[bytes, None]:
+    """Changes from now on as JSON lines, through a temporary slot."""
+    config = replace(source_config(settings), include=tables or settings.source.include)
     left = limit
-    async with aclosing(source.stream(None)) as stream:
-        async for batch in stream:
-            lines = batch.json_lines()
-            if left is not None:
-                kept = lines.splitlines(keepends=True)[:left]
-                left -= len(kept)
-                lines = b"".join(kept)
-            if batch.checkpoint is not None:
-                await source.confirm(batch.checkpoint.through)
-            if lines:
-                yield lines
-            if left == 0:
-                return
+    with contextlib.suppress(TimeoutError):
+        async with (
+            asyncio.timeout(seconds),
+            reading(config) as source,
+            contextlib.aclosing(source.stream(None)) as stream,
+        ):
+            async for batch in stream:
+                lines = batch.json_lines()
+                if left is not None:
+                    kept = lines.splitlines(keepends=True)[:left]
+                    left -= len(kept)
+                    lines = b"".join(kept)
+                if batch.checkpoint is not None:
+                    await source.confirm(batch.checkpoint.through)
+                if lines:
+                    yield lines
+                if left == 0:
+                    return

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from psycopg.conninfo import conninfo_to_dict
+
 from walcast.app import registry
 from walcast.app.binding import settings_of
 from walcast.app.settings import SECTIONS
@@ -33,6 +35,8 @@ class Found:
     version: str
     tables: tuple[str, ...]
     findings: tuple[Finding, ...]
+    has_password: bool = False
+    """The DSN that was given, and that the file repeats, holds one."""
 
 
 async def inspect(dsn: str | None, patterns: tuple[str, ...]) -> Found:
@@ -45,7 +49,9 @@ async def inspect(dsn: str | None, patterns: tuple[str, ...]) -> Found:
         database = connection.info.dbname
     findings = tuple(await preflight(config))
     tables = tuple(str(table.id) for table in wanted.selection.tables)
-    return Found(dsn, patterns, database, f"{version // 10_000}.{version % 10_000}", tables, findings)
+    has_password = "password" in conninfo_to_dict(dsn or "")
+    shown = f"{version // 10_000}.{version % 10_000}"
+    return Found(dsn, patterns, database, shown, tables, findings, has_password)
 
 
 def render(found: Found, kinds: Iterable[str]) -> str:
@@ -59,7 +65,7 @@ def render(found: Found, kinds: Iterable[str]) -> str:
         f"# Walcast, for {found.database} (PostgreSQL {found.version}). Lines that begin with # are defaults.",
         '# Any value can be { env = "NAME" } or { file = "/run/secrets/name" }; WALCAST_SOURCE__DSN sets source.dsn.',
         "",
-        f"# {len(found.tables)} tables would be copied:",
+        f"# {len(found.tables)} table{' is' if len(found.tables) == 1 else 's are'} to be copied now:",
         *(f"#   {table}" for table in found.tables[:_LISTED]),
         *([f"#   ... and {len(found.tables) - _LISTED} more"] if len(found.tables) > _LISTED else []),
     ]

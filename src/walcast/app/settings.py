@@ -12,10 +12,10 @@ from typing import Any, Literal
 from walcast.app import registry
 from walcast.app.binding import Place, bind, settings_of, unknown_key
 from walcast.app.toml import TomlFile
-from walcast.engine import PipelineSettings
+from walcast.engine.settings import PipelineSettings
 from walcast.model import ConfigError
 from walcast.model.secret import Secret
-from walcast.postgres.source import SourceConfig
+from walcast.postgres.config import SourceConfig
 
 DEFAULT_FILE = Path("walcast.toml")
 

@@ -53,8 +53,10 @@ def _print_status(status: dict[str, Any]) -> None:
     )
     for sink in status["sinks"]:
         for table in sink.get("snapshot", ()):
-            if table["state"] != "copied":
-                click.echo(f"{sink['name']}: copying {table['table']}: {table['rows']} of {table['total']} rows")
+            if table["state"] == "copying":
+                click.echo(
+                    f"{sink['name']}: {table['table']}: {table['rows']} of about {table['total']} rows"
+                )
         if sink["error"]:
             _print_problem(f"{sink['name']} ({sink.get('retries', 0)} retries)", sink["error"])
         for table in sink["stopped_tables"]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import functools
 import importlib
+import logging
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 
@@ -18,9 +23,6 @@ from walcast.app import logs
 from walcast.app.settings import Settings, load
 from walcast.cli import output
 from walcast.model import WalcastError
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # One line a command: name -> (module, help). A module is imported when its command is used.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -51,6 +53,15 @@ class Context:
     log_level: str | None
     log_format: str | None
 
+    def merge(
+        self, config: Path | None, as_json: bool, log_level: str | None, log_format: str | None
+    ) -> None:
+        """Takes the common options that stand after the command's name."""
+        self.config = config or self.config
+        self.as_json = as_json or self.as_json
+        self.log_level = log_level or self.log_level
+        self.log_format = log_format or self.log_format
+
     def settings(self, dsn: str | None = None) -> Settings:
         """Reads the configuration and turns logging on."""
         settings = load(self.config, dsn=dsn)
@@ -78,13 +89,30 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Names the nearest command when there is none of that name."""
-        import difflib
-
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             guess = f" Did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"there is no command {args[0]!r}.{guess}")
         return super().resolve_command(ctx, args)
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every command takes, before its name or after."""
+    options = (
+        click.option(
+            "-c", "--config", type=click.Path(path_type=Path), help="The configuration file [./walcast.toml]."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output."),
+        click.option(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            help="Overrides log.level.",
+        ),
+        click.option("--log-format", type=click.Choice(["text", "json"]), help="Overrides log.format."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 @click.group(
@@ -94,14 +122,7 @@ class LazyGroup(click.Group):
     + "; ".join(f"{code} {text}" for code, text in output.EXIT_CODES.items())
     + ". Start with: walcast init",
 )
-@click.option(
-    "-c", "--config", type=click.Path(path_type=Path), help="The configuration file [./walcast.toml]."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Overrides log.level."
-)
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="Overrides log.format.")
+@common_options
 @click.version_option(__version__, prog_name="walcast")
 @click.pass_context
 def cli(
@@ -109,38 +130,75 @@ def cli(
 ) -> None:
     """Keeps every copy of your PostgreSQL data in step, and proves that they are.
 
-    Reads walcast.toml in this folder (or --config), with WALCAST_* variables over it.
+    Reads walcast.toml in this folder (or --config), with WALCAST_* variables over it: WALCAST_SOURCE__DSN sets
+    source.dsn. The common options may also stand after the command's name.
     """
     ctx.obj = Context(config, as_json, log_level, log_format)
 
 
 def command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
-    """Wraps an async command: runs it, prints our errors with their hint, ends with the documented exit code.
+    """Wraps an async command: runs it, prints errors with their hint, ends with the documented exit code."""
 
-    `--json` may stand before or after the command's name.
-    """
-
-    @click.option("--json", "json_here", is_flag=True, help="Print JSON on standard output.")
+    @common_options
     @click.pass_context
     @functools.wraps(function)
-    def run(ctx: click.Context, /, json_here: bool, **arguments: Any) -> None:
+    def run(
+        ctx: click.Context,
+        /,
+        config: Path | None,
+        as_json: bool,
+        log_level: str | None,
+        log_format: str | None,
+        **arguments: Any,
+    ) -> None:
         context: Context = ctx.obj
-        context.as_json = context.as_json or json_here
-        try:
-            code = asyncio.run(function(context, **arguments))
-        except WalcastError as error:
-            output.print_error(error, as_json=context.as_json)
-            ctx.exit(output.exit_code(error))
-        except BrokenPipeError:
-            # The reader went away (`walcast tail | head`): not a fault.
-            sys.stderr.close()
-            ctx.exit(output.OK)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(130)
-        ctx.exit(code or output.OK)
+        context.merge(config, as_json, log_level, log_format)
+        ctx.exit(_outcome(context, function(context, **arguments)))
 
     return run
+
+
+def _outcome(context: Context, work: Coroutine[Any, Any, int | None]) -> int:
+    """Runs a command to its exit code."""
+    try:
+        return asyncio.run(_terminable(work)) or output.OK
+    except WalcastError as error:
+        output.print_error(error, as_json=context.as_json)
+        return output.exit_code(error)
+    except BrokenPipeError:
+        # The reader went away (`walcast tail | head`): not a fault. Nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return output.OK
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        return output.INTERRUPTED
+    except asyncio.CancelledError:
+        click.echo("terminated", err=True)
+        return output.TERMINATED
+    except click.Abort:
+        click.echo("nothing was done", err=True)
+        return output.USAGE
+    except click.ClickException:
+        raise
+    except Exception as error:
+        return _unforeseen(context, error)
+
+
+async def _terminable(work: Coroutine[Any, Any, int | None]) -> int | None:
+    """SIGTERM ends a command as Ctrl-C does: what it made for itself is removed. `run` has a handler of its own."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+def _unforeseen(context: Context, error: Exception) -> int:
+    """An error that is not one of ours. Its text may quote data or a secret: it is shown at debug only."""
+    translated = output.translate(error)
+    if context.log_level == "debug" or logging.getLogger("walcast").isEnabledFor(logging.DEBUG):
+        traceback.print_exception(error)
+    output.print_error(translated, as_json=context.as_json)
+    return output.exit_code(translated)
 
 
 def main() -> None:

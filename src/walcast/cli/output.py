@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from walcast.model import ConfigError, Lsn, OperatorError, RetryableError, WalcastError
+from walcast.model import ConfigError, FatalError, Lsn, OperatorError, RetryableError, WalcastError
 
-OK, FATAL, USAGE, OPERATOR, UNAVAILABLE, TABLES_STOPPED = 0, 1, 2, 3, 4, 5
+OK, FATAL, USAGE, OPERATOR, UNAVAILABLE, TABLES_STOPPED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 5, 130, 143
 EXIT_CODES: dict[int, str] = {
     OK: "done; `run` and `demo` also end so after a clean stop",
     FATAL: "a defect in Walcast, or a check that did not hold",
     USAGE: "the command line or the configuration is wrong; nothing was done",
     OPERATOR: "a person has to act: the message says what happened, the hint what to type",
     UNAVAILABLE: "a server could not be reached in time, or a wait timed out; the same command may succeed later",
-    TABLES_STOPPED: "it works, but at least one table is stopped until it is snapshotted again",
+    TABLES_STOPPED: "it works, but at least one table is stopped until it is copied anew",
+    INTERRUPTED: "interrupted by Ctrl-C (`run` stops cleanly instead)",
+    TERMINATED: "ended by SIGTERM (`run` stops cleanly instead)",
 }
+_FALLBACK_WIDTH = 80
+_LEAST_WRAP = 20
+"""A last column narrower than this is not wrapped: the terminal does it as well."""
 
 
 def exit_code(error: BaseException) -> int:
@@ -31,6 +38,24 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, OperatorError):
         return OPERATOR
     return UNAVAILABLE if isinstance(error, RetryableError) else FATAL
+
+
+def translate(error: Exception) -> WalcastError:
+    """An error that is not one of ours, as one of ours: what the system refuses is the operator's, the rest a defect."""
+    if isinstance(error, TimeoutError):
+        return RetryableError(
+            "no answer in time", hint="the other side is busy or hangs; try again, or see its log"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return OperatorError(f"{where}{error.strerror}", hint="check the path, its permissions and the disk")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "walcast" in frame.filename] or frames
+    place = f" at {'/'.join(Path(own[-1].filename).parts[-2:])}:{own[-1].lineno}" if own else ""
+    return FatalError(
+        f"internal: {type(error).__name__}{place}",
+        hint="this is a defect: run it again with --log-level debug, and report what it prints",
+    )
 
 
 def print_error(error: WalcastError, *, as_json: bool = False) -> None:
@@ -48,7 +73,7 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Lsn):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {key: jsonable(item) for key, item in _fields(value).items()}
+        return {name: jsonable(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return ".".join(map(str, value))
     if isinstance(value, Mapping):
@@ -58,22 +83,33 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def _fields(value: Any) -> dict[str, Any]:
-    names = getattr(value, "__dataclass_fields__", {})
-    return {name: getattr(value, name) for name in names} if names else asdict(value)
-
-
 def print_json(value: Any) -> None:
     click.echo(json.dumps(jsonable(value), ensure_ascii=False, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A plain table; without decoration when it goes to a pipe."""
-    console = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
-    console.print(table)
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, null: str = "-", drop_empty: bool = True
+) -> None:
+    """Aligned columns; text is never cut. `drop_empty` leaves out columns without any value; at a terminal the last
+    column is wrapped."""
+    cells = [[null if cell is None else str(cell) for cell in row] for row in rows]
+    shown = [
+        number
+        for number in range(len(columns))
+        if not drop_empty or any(row[number] != null for row in cells)
+    ] or [0]
+    lines = [[row[number] for number in shown] for row in [list(columns), *cells]]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(shown))]
+    left = sum(widths[:-1]) + 2 * (len(shown) - 1)
+    room = shutil.get_terminal_size((_FALLBACK_WIDTH, 24)).columns - left if sys.stdout.isatty() else 0
+    for number, line in enumerate(lines):
+        *head, last = line
+        wrapped = textwrap.wrap(last, room) if room >= _LEAST_WRAP else [last]
+        text = "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(head, widths, strict=False)), *wrapped[:1]]
+        )
+        text = "\n".join([text.rstrip(), *(" " * left + more for more in wrapped[1:])])
+        click.echo(text if number else click.style(text, bold=True))
 
 
 def human_bytes(count: int | None) -> str:

@@ -3,53 +3,37 @@
 from __future__ import annotations
 
 import sys
-from typing import Self
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TransferSpeedColumn,
-)
+from typing import TYPE_CHECKING, Self
 
 from walcast.cli.output import human_seconds
-from walcast.postgres.snapshot import Progress as SnapshotState
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from walcast.postgres.snapshot import Progress as SnapshotState
 
 
 class SnapshotProgress:
     """One line while a snapshot runs: tables, rows, bytes, time to go."""
 
     def __init__(self, enabled: bool | None = None) -> None:
-        self._enabled = sys.stderr.isatty() if enabled is None else enabled
-        self._bar = Progress(
-            TextColumn("snapshot"),
-            BarColumn(),
-            TextColumn("{task.fields[tables]}"),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task("snapshot", total=None, tables="", eta="") if self._enabled else None
+        shown = sys.stderr.isatty() if enabled is None else enabled
+        self._bar = _bar() if shown else None
+        if self._bar is not None:
+            self._task = self._bar.add_task("snapshot", total=None, tables="", eta="")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._task is not None:
+        if self._bar is not None:
             self._bar.stop()
 
     def update(self, state: SnapshotState) -> None:
         """Takes the source's progress; called a few times a second."""
-        if self._task is None or not state.tables:
+        if self._bar is None or not state.tables:
             return
-        done = state.tables_done >= state.tables
-        if done:
+        if state.tables_done >= state.tables:
             self._bar.stop()
             return
         self._bar.start()
@@ -61,3 +45,28 @@ class SnapshotProgress:
             tables=f"{state.tables_done}/{state.tables} tables, {state.rows:,} rows",
             eta=f"{human_seconds(state.eta)} to go" if state.eta is not None else "",
         )
+
+
+def _bar() -> Progress:
+    """Imported only for somebody who looks."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        TextColumn("snapshot"),
+        BarColumn(),
+        TextColumn("{task.fields[tables]}"),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[eta]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +12,15 @@ import click
 from walcast.app import registry, scaffold
 from walcast.app.binding import settings_of
 from walcast.app.compose import preflight
-from walcast.app.settings import shown
+from walcast.app.settings import DEFAULT_FILE, shown
 from walcast.cli import output
+from walcast.cli.hiding import hide_argument
 from walcast.cli.main import Context, command
-from walcast.model import ConfigError
+from walcast.model import ConfigError, OperatorError
 from walcast.postgres.preflight import Finding
+
+_WRONG_TABLES = ("no_such_table", "table_refused", "selection")
+"""Findings about --tables: the command line is wrong, and nothing is written."""
 
 
 @click.command("init")
@@ -35,18 +40,43 @@ async def init_command(
 
     DSN is a URI or key=value text; without it libpq's own settings hold (PGHOST, PGSERVICE, .pgpass ...). What can be
     found out is found out: the server's version, its tables, their replica identity, and what still has to be set.
+
+    \b
+    Examples:
+      walcast init --tables 'shop.*' --sink duckdb
+      walcast init postgresql://app@db.example/shop --sink postgres --sink jsonl
     """
-    path = context.config or Path("walcast.toml")
+    hide_argument(dsn)
+    path = context.config or DEFAULT_FILE
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already", hint="keep it, or overwrite it with --force")
     found = await scaffold.inspect(dsn, tables)
-    path.write_text(scaffold.render(found, sink_types or ("jsonl",)), encoding="utf-8")
+    for finding in found.findings:
+        if finding.level == "error" and finding.name in _WRONG_TABLES:
+            raise OperatorError(finding.message, hint=finding.hint)
+    text = scaffold.render(found, sink_types or ("jsonl",))
+    _write(path, text, private=found.has_password)
     if context.as_json:
         output.print_json({"path": str(path), "tables": found.tables, "findings": found.findings})
         return
-    click.echo(f"wrote {path}: {len(found.tables)} tables of {found.database} (PostgreSQL {found.version})")
+    count = f"{len(found.tables)} table{'' if len(found.tables) == 1 else 's'}"
+    click.echo(f"wrote {path}: {count} of {found.database} (PostgreSQL {found.version})")
     _print_findings(found.findings)
-    click.echo("next: walcast run", err=True)
+    if found.has_password:
+        click.echo(
+            f'the password is in {path}, which only you may read; {{ env = "NAME" }}, {{ file = "..." }} or '
+            ".pgpass keep it elsewhere",
+            err=True,
+        )
+    click.echo("next: walcast config check, then walcast run", err=True)
+
+
+def _write(path: Path, text: str, *, private: bool) -> None:
+    mode = 0o600 if private else 0o666
+    with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        if private:
+            os.fchmod(file.fileno(), mode)  # it may have been there before
+        file.write(text)
 
 
 def _print_findings(findings: Iterable[Finding]) -> None:
