@@ -8,6 +8,7 @@ pub mod index;
 // The stream: frames to indexes.
 pub mod assembler;
 mod batch;
+pub mod copyout;
 pub mod libpq;
 mod pace;
 pub mod reader;

@@ -84,15 +84,37 @@ impl Connection {
         Connection { conn, pq }
     }
 
+    /// One in COPY OUT, which goes on as it is: blocking or not.
+    ///
+    /// # Safety
+    /// As for `new`.
+    pub unsafe fn copying(conn: usize, pq: Functions) -> Connection {
+        Connection { conn: ptr::with_exposed_provenance_mut(conn), pq }
+    }
+
     #[inline]
     pub fn get(&mut self) -> Got {
+        match self.copy_data(1) {
+            Ok(payload) => Got::Payload(payload),
+            Err(0) => Got::Nothing,
+            Err(-1) => Got::Ended(self.result()),
+            Err(_) => Got::Ended(Ended::Closed(self.error())),
+        }
+    }
+
+    /// The next payload, however long that takes; None: the copy is over, and the next result says why.
+    #[inline]
+    pub fn wait(&mut self) -> Option<Payload> {
+        self.copy_data(0).ok()
+    }
+
+    #[inline]
+    fn copy_data(&mut self, at_once: c_int) -> Result<Payload, c_int> {
         let mut buffer = ptr::null_mut();
         // SAFETY: a live connection; the buffer is libpq's and Payload frees it.
-        match unsafe { (self.pq.get_copy_data)(self.conn, &mut buffer, 1) } {
-            len if len > 0 => Got::Payload(Payload { buffer, len: len as usize, free: self.pq.free }),
-            0 => Got::Nothing,
-            -1 => Got::Ended(self.result()),
-            _ => Got::Ended(Ended::Closed(self.error())),
+        match unsafe { (self.pq.get_copy_data)(self.conn, &mut buffer, at_once) } {
+            len if len > 0 => Ok(Payload { buffer, len: len as usize, free: self.pq.free }),
+            other => Err(other),
         }
     }
 

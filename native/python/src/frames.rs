@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
+use walcast_core::fault::Fault;
 use walcast_core::filter::View;
 use walcast_core::index::{Column, Index, Kind, Relation, Transaction};
 use walcast_core::types::datetime::EPOCH_MICROS;
@@ -22,8 +23,8 @@ use entries::Entries;
 use rows::PyRowSet;
 use table::PyArrowTable;
 
-type ColumnTuple = (String, u32, i32, bool);
-type RelationTuple = (u32, String, String, String, Vec<ColumnTuple>);
+pub type ColumnTuple = (String, u32, i32, bool);
+pub type RelationTuple = (u32, String, String, String, Vec<ColumnTuple>);
 type TransactionTuple = (u32, u64, u64, i64, Option<String>);
 type NetTuple = (bool, bool, bool, bool, Option<PyRowSet>, Vec<(Vec<usize>, bool, PyRowSet)>);
 
@@ -152,14 +153,23 @@ fn snapshot_frames(
     format: &str,
     commit_lsn: u64,
 ) -> PyResult<PyFrames> {
-    let kind = match format {
-        "binary" => Kind::Binary,
-        "text" => Kind::Text,
-        _ => return Err(PyValueError::new_err(format!("format {format:?}; it is binary or text"))),
-    };
+    let (relation, kind) = (relation_of(relation), copy_format(format)?);
     let pieces: Vec<&[u8]> = payload.iter().map(|piece| piece.as_bytes()).collect();
-    let made = py.detach(|| snapshot::index_rows(relation_of(relation), pieces.concat(), kind, commit_lsn));
-    let view = made.map_err(|fault| errors::fault(py, fault))?;
+    read_frames(py, || snapshot::index_rows(relation, pieces.concat(), kind, commit_lsn))
+}
+
+/// Binary or text, by name.
+pub fn copy_format(name: &str) -> PyResult<Kind> {
+    match name {
+        "binary" => Ok(Kind::Binary),
+        "text" => Ok(Kind::Text),
+        _ => Err(PyValueError::new_err(format!("format {name:?}; it is binary or text"))),
+    }
+}
+
+/// A snapshot's rows, indexed without the interpreter.
+pub fn read_frames(py: Python<'_>, index: impl FnOnce() -> Result<View, Fault> + Send) -> PyResult<PyFrames> {
+    let view = py.detach(index).map_err(|fault| errors::fault(py, fault))?;
     Ok(PyFrames { view: Arc::new(view), kind: "snapshot" })
 }
 
@@ -177,7 +187,7 @@ fn relation_tuple(relation: &Relation) -> RelationTuple {
     (relation.oid, relation.schema.clone(), relation.name.clone(), identity, columns)
 }
 
-fn relation_of((oid, schema, name, identity, columns): RelationTuple) -> Relation {
+pub fn relation_of((oid, schema, name, identity, columns): RelationTuple) -> Relation {
     let columns = columns.into_iter().map(|(name, type_oid, typmod, key)| Column { name, type_oid, typmod, key });
     let identity = identity.bytes().next().unwrap_or(b'd');
     Relation { oid, schema, name, identity, columns: columns.collect() }

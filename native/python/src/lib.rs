@@ -1,5 +1,6 @@
 //! The binding: classes over walcast-core, and nothing else.
 
+mod copyout;
 mod frames;
 mod reader;
 
@@ -16,6 +17,7 @@ pub fn decode_fault(fault: walcast_core::fault::Fault) -> PyErr {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DecodeFault", module.py().get_type::<DecodeFault>())?;
+    copyout::register(module)?;
     frames::register(module)?;
     reader::register(module)
 }

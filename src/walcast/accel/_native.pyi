@@ -59,6 +59,20 @@ class Frames:
         """Keys are compared by their bytes. A key that was inserted and deleted again is among the deletes: a redelivered batch
         must remove what an earlier one left. Rows of a snapshot are one fresh group, with a key or without."""
 
+@final
+class CopyReader:
+    """`walcast.decode.frames.CopyReader`; `pgconn` is the address of a PGconn in COPY OUT."""
+
+    def __init__(
+        self,
+        pgconn: int,
+        symbols: dict[str, int],
+        relation: RelationTuple,
+        format: Literal["binary", "text"],
+        commit_lsn: int,
+    ) -> None: ...
+    def read(self, bytes: int, rows: int) -> tuple[Frames, int, bool]: ...
+
 def snapshot_frames(
     relation: RelationTuple, payload: list[bytes], format: Literal["binary", "text"], commit_lsn: int
 ) -> Frames:

@@ -2,7 +2,7 @@
 
 ```
 CopyData -> Reader (a thread; Assembler inside) -> Delivery with Frames -> StreamBatch (walcast.model.Batch)
-COPY TO  -> snapshot_frames ------------------------------------> Frames --^
+COPY TO  -> CopyReader, snapshot_frames ------------------------> Frames --^
 ```
 Which of the two it is was chosen once, in `walcast.accel`; `NATIVE` and `TWIN` are both, for the suite that holds
 them equal.
@@ -10,14 +10,21 @@ them equal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from walcast import accel
 from walcast.decode.batch import IdleBatch, Rows, StreamBatch
-from walcast.decode.frames import Delivery, Implementation
+from walcast.decode.frames import Delivery, Implementation, RelationTuple
 from walcast.decode.reader import PyReader
 from walcast.decode.twin import DecodeFault as PyDecodeFault
-from walcast.decode.twin import PyAssembler, PyCatalog, PyFrames, PyRowSet, py_snapshot_frames
+from walcast.decode.twin import (
+    PyAssembler,
+    PyCatalog,
+    PyCopyReader,
+    PyFrames,
+    PyRowSet,
+    py_snapshot_frames,
+)
 
 __all__ = [
     "IMPLEMENTATION",
@@ -25,6 +32,7 @@ __all__ = [
     "TWIN",
     "Assembler",
     "Catalog",
+    "CopyReader",
     "DecodeFault",
     "Delivery",
     "Frames",
@@ -34,12 +42,21 @@ __all__ = [
     "RowSet",
     "Rows",
     "StreamBatch",
+    "make_copy_reader",
     "make_reader",
     "snapshot_frames",
 ]
 
 TWIN: Final = Implementation(
-    "python", PyFrames, PyRowSet, PyCatalog, PyAssembler, PyReader, py_snapshot_frames, PyDecodeFault
+    "python",
+    PyFrames,
+    PyRowSet,
+    PyCatalog,
+    PyAssembler,
+    PyReader,
+    PyCopyReader,
+    py_snapshot_frames,
+    PyDecodeFault,
 )
 NATIVE: Final = (
     None
@@ -51,6 +68,7 @@ NATIVE: Final = (
         accel.NATIVE.Catalog,
         accel.NATIVE.Assembler,
         accel.NATIVE.Reader,
+        accel.NATIVE.CopyReader,
         accel.NATIVE.snapshot_frames,
         accel.NATIVE.DecodeFault,
     )
@@ -64,9 +82,10 @@ if TYPE_CHECKING:
     from walcast.decode.twin import DecodeFault
     from walcast.decode.twin import PyAssembler as Assembler
     from walcast.decode.twin import PyCatalog as Catalog
+    from walcast.decode.twin import PyCopyReader as CopyReader
     from walcast.decode.twin import py_snapshot_frames as snapshot_frames
 else:
-    _, Frames, RowSet, Catalog, Assembler, Reader, snapshot_frames, DecodeFault = _CHOSEN
+    _, Frames, RowSet, Catalog, Assembler, Reader, CopyReader, snapshot_frames, DecodeFault = _CHOSEN
 
 
 def make_reader(pgconn: Any, **settings: Any) -> Reader:
@@ -76,3 +95,14 @@ def make_reader(pgconn: Any, **settings: Any) -> Reader:
     from walcast.accel.libpq import symbols
 
     return Reader(pgconn.pgconn_ptr, symbols(), **settings)
+
+
+def make_copy_reader(
+    pgconn: Any, relation: RelationTuple, format: Literal["binary", "text"], commit_lsn: int
+) -> CopyReader:
+    """A reader of rows over psycopg's `PGconn`, which is in COPY OUT."""
+    if NATIVE is None:
+        return PyCopyReader(pgconn, {}, relation, format, commit_lsn)
+    from walcast.accel.libpq import symbols
+
+    return CopyReader(pgconn.pgconn_ptr, symbols(), relation, format, commit_lsn)

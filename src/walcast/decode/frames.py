@@ -169,6 +169,15 @@ class Reader(Protocol):
     def stats(self) -> dict[str, int]: ...
 
 
+class CopyReader(Protocol):
+    """Reads what one COPY TO STDOUT sends, on a connection that nobody else uses meanwhile."""
+
+    def read(self, bytes: int, rows: int) -> tuple[Any, int, bool]:
+        """(frames, bytes that the server sent for them, whether the copy is over): waits until so many bytes or rows are
+        there, and lets other threads run. The connection's next result says how the copy ended."""
+        ...
+
+
 class Implementation(NamedTuple):
     """One decoder, whole: native or the Python twin."""
 
@@ -178,5 +187,6 @@ class Implementation(NamedTuple):
     Catalog: type[Any]
     Assembler: type[Any]
     Reader: type[Any]
+    CopyReader: type[Any]
     snapshot_frames: Callable[..., Any]
     DecodeFault: type[ValueError]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from walcast.decode import snapshot_frames
+from walcast.decode import make_copy_reader
 from walcast.decode.frames import Frames, RelationTuple
 from walcast.postgres.connect import Connection
 from walcast.postgres.control import hang_up
@@ -117,36 +116,21 @@ class CopyWorkers:
 
     def _copy(self, pgconn: PGconn, piece: Piece) -> None:
         _expect(pgconn, pgconn.exec_(piece.statement), ExecStatus.COPY_OUT)
-        readable = select.poll()
-        readable.register(pgconn.socket, select.POLLIN)
-        rows: list[bytes | memoryview] = []
-        size = 0
-        while True:
-            length, row = pgconn.get_copy_data(1)  # waiting inside of it would keep the GIL
-            if length == 0:
-                readable.poll()
-                pgconn.consume_input()
-                continue
-            if length < 0:
-                break
-            rows.append(row)
-            size += length
-            if size >= self._chunk_bytes or len(rows) >= self._chunk_rows:
-                self._hand_over(piece, rows, size)
-                rows, size = [], 0
+        reader = make_copy_reader(pgconn, piece.relation, piece.format, self._lsn)
+        ended = False
+        while not ended:
+            frames, nbytes, ended = reader.read(self._chunk_bytes, self._chunk_rows)
+            if len(frames) > 0:
+                self._hand_over(Chunk(piece, frames, nbytes))
         while (result := pgconn.get_result()) is not None:
             _expect(pgconn, result, ExecStatus.COMMAND_OK)
-        self._hand_over(piece, rows, size)
         self._post(Chunk(piece, None, 0))
 
-    def _hand_over(self, piece: Piece, rows: list[bytes | memoryview], size: int) -> None:
-        frames: Frames = snapshot_frames(piece.relation, [b"".join(rows)], piece.format, self._lsn)
-        if len(frames) == 0:
-            return
+    def _hand_over(self, chunk: Chunk) -> None:
         self._room.acquire()
         if self._stopping:
             raise asyncio.CancelledError
-        self._post(Chunk(piece, frames, size))
+        self._post(chunk)
 
     def _post(self, item: Chunk | BaseException | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile

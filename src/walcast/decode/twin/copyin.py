@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from walcast.decode.frames import RelationTuple
 from walcast.decode.twin.frames import PyFrames
@@ -41,6 +42,49 @@ def py_snapshot_frames(
     return PyFrames(index, "snapshot")
 
 
+class PyCopyReader:
+    """See `walcast.decode.frames.CopyReader`. `pgconn` is psycopg's; `symbols` are the native reader's."""
+
+    def __init__(
+        self,
+        pgconn: Any,
+        symbols: dict[str, int],
+        relation: RelationTuple,
+        format: Literal["binary", "text"],
+        commit_lsn: int,
+    ) -> None:
+        self._pgconn = pgconn
+        self._relation = relation
+        self._format: Literal["binary", "text"] = format
+        self._lsn = commit_lsn
+
+    def read(self, bytes: int, rows: int) -> tuple[PyFrames, int, bool]:
+        payload: list[Any] = []
+        size = 0
+        row = self._wait()
+        while row is not None:
+            payload.append(row)
+            size += len(row)
+            if size >= bytes or len(payload) >= rows:
+                break
+            row = self._wait()
+        frames = py_snapshot_frames(self._relation, payload, self._format, self._lsn)
+        return frames, size, row is None
+
+    def _wait(self) -> Any:
+        """The next payload; None at the end. psycopg's blocking call would keep the interpreter to itself."""
+        dry = 0
+        while True:
+            length, row = self._pgconn.get_copy_data(1)
+            if length != 0:
+                return row if length > 0 else None
+            if dry == 2:  # not at once: what TLS has decrypted already does not make the socket readable
+                select.select([self._pgconn.socket], [], [])
+                dry = 0
+            self._pgconn.consume_input()
+            dry += 1
+
+
 def _binary_rows(data: bytes, width: int) -> Iterator[Tuple]:
     at = _after_header(data)
     while at < len(data):
@@ -68,6 +112,8 @@ def _binary_rows(data: bytes, width: int) -> Iterator[Tuple]:
 def _after_header(data: bytes) -> int:
     if not data.startswith(_SIGNATURE):
         return 0
+    if int.from_bytes(_slice(data, len(_SIGNATURE), 4)) & 0xFFFF0000:
+        raise DecodeError("a COPY header with an unknown critical flag", offset=len(_SIGNATURE))
     extension = int.from_bytes(_slice(data, _FIXED_HEADER - 4, 4))
     _slice(data, _FIXED_HEADER, extension)
     return _FIXED_HEADER + extension
