@@ -72,7 +72,8 @@ def test_a_copy_that_fails_is_over_and_its_result_says_why(decoder: Implementati
 
 
 def test_other_threads_run_while_the_server_takes_its_time(decoder: Implementation, pgconn: PGconn) -> None:
-    slow = "copy (select 1, 'x' from pg_sleep(0.5)) to stdout"
+    first = "select 1, repeat('x', 100000)"  # more than the server keeps back
+    slow = f"copy ({first} union all select 2, 'x' from pg_sleep(0.5)) to stdout"
     reading = reader(decoder, pgconn, slow, "binary")
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.append(len(reading.read(1 << 20, 100)[0])))
@@ -81,5 +82,5 @@ def test_other_threads_run_while_the_server_takes_its_time(decoder: Implementati
     while thread.is_alive():
         ticks += 1
         time.sleep(0.01)
-    assert found == [1]
+    assert found == [2]
     assert ticks > 5
