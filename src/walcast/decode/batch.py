@@ -13,6 +13,7 @@ from walcast.model import (
     ArrowTable,
     Change,
     Checkpoint,
+    DecodeError,
     Lsn,
     Message,
     NetChanges,
@@ -296,7 +297,7 @@ def _value(kind: int, value: bytes | None, column: tuple[str, Loader, Loader]) -
 
 def _change(raw: RawChange, readers: Sequence[_RowReader], origin: str | None) -> Change:
     position = Position(Lsn(raw.commit_lsn), raw.ordinal)
-    time = None if raw.op == b"R" else _EPOCH + timedelta(microseconds=raw.commit_time)
+    time = None if raw.op == b"R" else _moment(raw.commit_time)
     op = _OPERATIONS[raw.op]
     if raw.op == b"M":
         prefix, content, transactional = raw.detail
@@ -314,6 +315,13 @@ def _change(raw: RawChange, readers: Sequence[_RowReader], origin: str | None) -
         read = reader.key if raw.old_kind == b"K" else reader.row
         old = read(raw.old_kinds, raw.old_values)
     return Change(op, position, reader.relation, new, old, raw.xid, time, origin)
+
+
+def _moment(micros: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError:
+        raise DecodeError("a commit time that no calendar has") from None
 
 
 def _held(checkpoint: Checkpoint | None, epoch: int) -> int | None:

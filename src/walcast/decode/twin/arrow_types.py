@@ -163,7 +163,7 @@ def _list_loader(element: TypeInfo, item: Load) -> Load:
             if any(isinstance(piece, list) for piece in items):
                 raise _not_a_list()
             return [None if piece is None else item(_TEXT, piece[0]) for piece in items]
-        dimensions, pieces = array_items(value, bytes)
+        dimensions, pieces = array_items(value, lambda _: bytes)
         if dimensions and (len(dimensions) > 1 or dimensions[0][1] != 1):
             raise _not_a_list()
         return [None if piece is None else item(ord("b"), piece) for piece in pieces]

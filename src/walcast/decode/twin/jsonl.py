@@ -20,9 +20,8 @@ _OPERATIONS = {
 }
 _DAYS_TO_2000 = 10_957
 _UNCHANGED = ord("u")
-_AS_NUMBER = frozenset({20, 21, 23, 26})
-_AS_FLOAT = frozenset({700, 701})
-_SPECIAL_FLOATS = frozenset({"NaN", "Infinity", "-Infinity"})
+_AS_NUMBER = frozenset({20, 21, 23, 26, 700, 701})
+"""But NaN and infinity are strings."""
 _AS_JSON = frozenset({114, 3802})
 _BOOL = 16
 
@@ -102,7 +101,7 @@ class _Writer:
         text = self._catalog.text(base, kind, value)
         if base == _BOOL:
             return "true" if text == "t" else "false"
-        if base in _AS_NUMBER or (base in _AS_FLOAT and text not in _SPECIAL_FLOATS):
+        if base in _AS_NUMBER and "0" <= text[-1:] <= "9":
             return text
         if base in _AS_JSON:
             return text.replace("\n", " ").replace("\r", " ")
@@ -115,5 +114,5 @@ def _string(text: str) -> str:
 
 def _timestamp(micros: int) -> str:
     days, rest = divmod(micros, 86_400_000_000)
-    date, time = date_text(days - _DAYS_TO_2000), time_text(rest)
+    date, time = date_text(days - _DAYS_TO_2000).removesuffix(" BC"), time_text(rest)
     return f"{date}T{time[:8]}.{time[9:]:0<6}Z"

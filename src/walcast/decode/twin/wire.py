@@ -222,6 +222,8 @@ def _tuple(cursor: Cursor, width: int) -> Tuple:
     count = cursor.number(_U16)
     if count != width:
         raise DecodeFault(f"a tuple of {count} columns, the relation has {width}", start)
+    if count > cursor.left:
+        raise DecodeFault("the message ends early", len(cursor.data))
     kinds = bytearray()
     values: list[bytes | None] = []
     for _ in range(count):

@@ -109,12 +109,16 @@ def _text_of(info: TypeInfo) -> TextOf | None:
     if info.element is None or element is None:
         return None
     if info.kind == "array":
-        return nested.array(element, info.element.delimiter)
+        return nested.array(partial(_item, element), info.element.delimiter)
     if info.kind == "range":
         return nested.range_of(element)
     if info.kind == "multirange":
         return nested.multirange(element)
     return element if info.kind == "domain" else None
+
+
+def _item(declared: TextOf, oid: int) -> TextOf:
+    return (_text_of(BUILTIN[oid]) if oid in BUILTIN else None) or declared
 
 
 def _field(known: dict[int, TextOf], oid: int) -> TextOf:

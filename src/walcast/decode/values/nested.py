@@ -19,9 +19,11 @@ _BOUND_QUOTED = re.compile(r'[\\"()\[\], \t\n\r\v\f]')
 _EMPTY, _LOWER_INCLUSIVE, _UPPER_INCLUSIVE, _NO_LOWER, _NO_UPPER = 1, 2, 4, 8, 16
 
 
-def array(element: TextOf, delimiter: str) -> TextOf:
+def array(element_type: Callable[[int], TextOf], delimiter: str) -> TextOf:
+    """`element_type` gives what reads the items, by the oid that the value itself names."""
+
     def text(data: bytes) -> str:
-        dimensions, items = array_items(data, element)
+        dimensions, items = array_items(data, element_type)
         if not dimensions:
             return "{}"
         pieces = iter(["NULL" if item is None else _item(item, delimiter) for item in items])
@@ -33,18 +35,21 @@ def array(element: TextOf, delimiter: str) -> TextOf:
     return text
 
 
-def array_items(data: bytes, element: Callable[[bytes], T]) -> tuple[list[tuple[int, int]], list[T | None]]:
+def array_items(
+    data: bytes, element_type: Callable[[int], Callable[[bytes], T]]
+) -> tuple[list[tuple[int, int]], list[T | None]]:
     """An array's dimensions as (size, lower bound), and its items row by row."""
     cursor = Cursor(data)
-    count, _, _ = cursor.number(I32), cursor.number(I32), cursor.number(U32)
-    if not 0 <= count <= _MAX_DIMENSIONS:
-        raise DecodeError("an array with an impossible number of dimensions", offset=0)
+    count, flags, oid = cursor.number(I32), cursor.number(I32), cursor.number(U32)
+    if not 0 <= count <= _MAX_DIMENSIONS or flags not in (0, 1):
+        raise DecodeError("not an array", offset=0)
     dimensions = [(cursor.number(I32), cursor.number(I32)) for _ in range(count)]
     total = 1 if count else 0
-    for size, _ in dimensions:
+    for size, lower in dimensions:
         total *= size
-        if size < 0 or total * 4 > len(data) - cursor.at:
+        if size < 0 or lower + size >= 1 << 31 or total * 4 > len(data):
             raise DecodeError("an array counts more items than it has", offset=12)
+    element = element_type(oid)
     items: list[T | None] = []
     for _ in range(total):
         piece = cursor.sized()
@@ -57,7 +62,7 @@ def vector(element: TextOf) -> TextOf:
     """int2vector and oidvector: sent as arrays, printed with spaces."""
 
     def text(data: bytes) -> str:
-        _, items = array_items(data, element)
+        _, items = array_items(data, lambda _: element)
         return " ".join(item for item in items if item is not None)
 
     return text

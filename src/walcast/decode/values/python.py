@@ -58,7 +58,7 @@ def _array_loaders(
         return array_literal(utf8(data), delimiter, lambda item: from_text(item.encode()))
 
     def binary(data: bytes) -> Any:
-        dimensions, items = nested.array_items(data, from_binary)
+        dimensions, items = nested.array_items(data, lambda _: from_binary)
         for size, _ in reversed(dimensions[1:]):
             items = [items[at : at + size] for at in range(0, len(items), size)]
         return items
