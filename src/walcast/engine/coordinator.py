@@ -84,8 +84,10 @@ class Coordinator:
     async def run(self) -> None:
         """Until stopped. Raises what the source cannot recover from or, when every sink has stopped, the first one's
         error."""
-        while not self.stopping and not all(worker.tried or worker.finished for worker in self.workers):
-            await self._wait()
+        with contextlib.suppress(TimeoutError):  # one that hangs does not hold up the others
+            async with asyncio.timeout(self._settings.stall_limit):
+                while not self.stopping and not all(worker.tried for worker in self.workers):
+                    await self._wait()
         while not self.stopping:
             try:
                 await self._step()
@@ -138,11 +140,19 @@ class Coordinator:
             self.relist = True
         if self.relist or any(worker.inbox.unknown for worker in self.workers):
             await self._list_tables()
-        if any(worker.entering for worker in self.workers):
-            return  # sinks that come together are served together
+        if self._more_to_come():
+            return
         await self._note_vanished()
         await self._begin_copy()
         await self._begin_stream()
+
+    def _more_to_come(self) -> bool:
+        """Sinks that come together are served together; one that hangs while it comes is not waited for."""
+        limit = self._settings.stall_limit
+        if any(worker.entering(limit) for worker in self.workers):
+            asyncio.get_running_loop().call_later(limit, self.look)
+            return True
+        return False
 
     async def _collect(self) -> None:
         if self._copy is not None and self._copy.done():

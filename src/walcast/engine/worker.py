@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -69,6 +70,7 @@ class SinkWorker:
         self._backoff = Backoff(settings.backoff_first, settings.backoff_most, settings.retry_limit)
         self._admission: asyncio.Future[Admission] | None = None
         self._admitted = False
+        self._told_at = 0.0
         self._restarting = False
         self._stopping = asyncio.Event()
 
@@ -81,10 +83,10 @@ class SinkWorker:
         """Open, and not yet told where to go on."""
         return self._admission is not None and not self._admission.done() and not self._restarting
 
-    @property
-    def entering(self) -> bool:
-        """Told where to go on, and writing it down."""
-        return self._admission is not None and self._admission.done() and not self._admitted
+    def entering(self, limit: float) -> bool:
+        """Told where to go on, and writing it down, for no longer than `limit` seconds."""
+        told = self._admission is not None and self._admission.done() and not self._admitted
+        return told and time.monotonic() < self._told_at + limit
 
     @property
     def streaming(self) -> bool:
@@ -115,6 +117,7 @@ class SinkWorker:
 
     def admit(self, admission: Admission) -> None:
         if self._admission is not None and not self._admission.done():
+            self._told_at = time.monotonic()
             self._admission.set_result(admission)
 
     def refuse(self, error: Exception) -> None:
@@ -203,6 +206,7 @@ class SinkWorker:
                         raise
                     self._after_failure()  # only the wait for admission was called off
                 except Exception as error:
+                    self.tried = True
                     if self._stopping.is_set():
                         log.warning("sink_failed_while_stopping", extra=_fields(self.name, classify(error)))
                         self.problem, self.error = classify(error), error
@@ -218,7 +222,7 @@ class SinkWorker:
         verdict = classify(error)
         wait = self._backoff.next() if verdict.action is Action.RETRY else None
         _let_go(error)
-        self.problem, self.error, self.tried = verdict, error, True
+        self.problem, self.error = verdict, error
         if wait is None:
             self.state = SinkState.STOPPED
             self.inbox.clear()

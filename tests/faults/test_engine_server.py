@@ -1,0 +1,173 @@
+"""The pipeline on real servers that stop, are cut off, or are replaced by their standby."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from walcast.engine import Pipeline, PipelineSettings
+from walcast.model import Lsn, OperatorError, Sink, TableId
+from walcast.model.secret import Secret
+from walcast.postgres.local import find
+from walcast.postgres.source import PostgresSource, SourceConfig
+from walcast.testing.faulty import Faults, FaultySink
+from walcast.testing.memory import MemorySink, MemoryStore
+from walcast.testing.postgres import Database, PostgresServer
+from walcast.testing.proxy import TcpProxy
+
+T = TableId("public", "t")
+SETTINGS = PipelineSettings(
+    serve=False, stall_limit=0.3, backoff_first=0.05, backoff_most=0.5, retry_limit=20
+)
+SCHEMA = """
+create table t (id bigint primary key, name text);
+insert into t select n, 'row ' || n from generate_series(1, 1000) n;
+create publication p for all tables;
+"""
+
+
+def pipeline(dsn: str, slot: str, state_dir: Path, *, failover: bool = False, **sinks: Sink) -> Pipeline:
+    config = SourceConfig(dsn=Secret(dsn), name="engine", slot=slot, publication="p", failover=failover)
+    return Pipeline(PostgresSource(config), sinks, state_dir, SETTINGS)
+
+
+@asynccontextmanager
+async def running(flow: Pipeline) -> AsyncIterator[None]:
+    task = asyncio.create_task(flow.run())
+    try:
+        async with asyncio.timeout(20):
+            while not flow.status().ready and not task.done():  # noqa: ASYNC110  # a status has no event
+                await asyncio.sleep(0.01)
+        yield
+    finally:
+        flow.stop()
+        async with asyncio.timeout(15):
+            await task
+
+
+def token(server: PostgresServer) -> Lsn:
+    return Lsn.parse(server.execute("select pg_current_wal_insert_lsn()::text")[0][0])
+
+
+def rows(database: Database | PostgresServer) -> list[dict[str, Any]]:
+    found = database.execute("select id, name from t")
+    return sorted(({"id": key, "name": name} for key, name in found), key=lambda row: repr((row["id"],)))
+
+
+@pytest.mark.timeout(60)
+async def test_a_server_restarted_beside_a_stalled_sink_stops_fast_and_is_followed_again(
+    postgres_factory: Callable[..., PostgresServer], tmp_path: Path
+) -> None:
+    server = await asyncio.to_thread(postgres_factory, 18)
+    database = Database.create(server)
+    database.execute(SCHEMA)
+    faults = Faults(script={"write.before": {3: "stall"}})
+    stalled, store = MemoryStore(record=True), MemoryStore(record=True)
+    sinks = {"stalled": FaultySink(MemorySink(stalled), faults), "b": MemorySink(store, durable=False)}
+    async with running(flow := pipeline(database.dsn(), database.name, tmp_path, **sinks)):
+        database.execute("insert into t select n, repeat('x', 200) from generate_series(2001, 6000) n")
+        await flow.wait_for(token(server), "b", timeout=10)
+        await asyncio.wait_for(asyncio.to_thread(server.restart), 10)
+        database.execute("update t set name = 'new' where id < 10")
+        await flow.wait_for(token(server), "b", timeout=15)
+        faults.resume()
+        await flow.wait_for(token(server), timeout=15)
+    assert stalled.rows(T) == store.rows(T) == rows(database)
+    assert len(stalled.changes) == len(store.changes) == 4009
+
+
+@pytest.mark.timeout(60)
+async def test_a_line_cut_during_the_copy_of_a_late_sink_costs_nothing_but_time(
+    database: Database, tcp_proxy: TcpProxy, tmp_path: Path
+) -> None:
+    database.execute(SCHEMA)
+    dsn = database.dsn(via="tcp", port=tcp_proxy.port)
+    store, late = MemoryStore(record=True), MemoryStore(record=True)
+    async with running(flow := pipeline(dsn, database.name, tmp_path, a=MemorySink(store))):
+        database.execute("delete from t where id < 10")
+        await flow.wait_for(token(database.server), timeout=10)
+    cuts = iter([True, True])
+
+    def cut(batch: object) -> None:
+        if next(cuts, False):
+            tcp_proxy.cut()
+
+    sinks = {"a": MemorySink(store), "late": MemorySink(late, before_write=cut)}
+    flow = pipeline(dsn, database.name, tmp_path, **sinks)
+    async with running(flow):
+        database.execute("insert into t select n, 'more' from generate_series(2001, 2100) n")
+        await flow.wait_for(token(database.server), timeout=15)
+    assert store.rows(T) == late.rows(T) == rows(database)
+    assert len(store.changes) == 109
+    assert next(cuts, None) is None
+
+
+@pytest.mark.timeout(90)
+async def test_a_promoted_standby_is_followed_unless_the_copy_has_what_it_lost(tmp_path: Path) -> None:
+    binaries = find(18, tools=("pg_basebackup",))
+    store, state = MemoryStore(record=True), tmp_path / "state"
+    with PostgresServer(binaries=binaries) as primary:
+        primary.execute(SCHEMA)
+        async with running(flow := pipeline(primary.dsn(), "s", state, failover=True, a=MemorySink(store))):
+            await flow.wait_for(token(primary), timeout=10)
+        standby = await asyncio.to_thread(primary.standby, settings={"hot_standby_feedback": "on"})
+        with standby:
+            async with running(
+                flow := pipeline(primary.dsn(), "s", state, failover=True, a=MemorySink(store))
+            ):
+                await _synchronize(flow, primary, standby)
+                primary.execute("insert into t values (2001, 'both have it')")
+                await flow.wait_for(token(primary), timeout=10)
+            await asyncio.to_thread(_caught_up, primary, standby)
+            before, state_before = copy.deepcopy(store), tmp_path / "before"
+            shutil.copytree(state, state_before)
+            await asyncio.to_thread(standby.stop)
+            async with running(
+                flow := pipeline(primary.dsn(), "s", state, failover=True, a=MemorySink(store))
+            ):
+                primary.execute("insert into t values (2002, 'only the old primary and the copy have it')")
+                await flow.wait_for(token(primary), timeout=10)
+            primary.kill()
+            await asyncio.to_thread(standby.start)
+            standby.execute("select pg_promote()")
+            standby.execute("insert into t values (2003, 'of the new history')")
+
+            with pytest.raises(OperatorError, match="another history"):
+                await pipeline(standby.dsn(), "s", state, a=MemorySink(store)).run()
+            async with running(flow := pipeline(standby.dsn(), "s", state_before, a=MemorySink(before))):
+                await flow.wait_for(token(standby), timeout=10)
+                assert flow.status().source.epoch == 2
+            assert before.rows(T) == rows(standby)
+            assert [change.row["id"] for change in before.changes] == [2001, 2003]
+
+
+async def _synchronize(flow: Pipeline, primary: PostgresServer, standby: PostgresServer) -> None:
+    """Carries the slot over: the standby refuses until the slot has moved on to what the standby still has."""
+    for _ in range(100):
+        primary.execute("select pg_log_standby_snapshot()")
+        await flow.wait_for(token(primary), timeout=10)
+        with contextlib.suppress(psycopg.Error):
+            standby.execute("select pg_sync_replication_slots()")
+        if standby.execute("select 1 from pg_replication_slots where slot_name = 's' and not temporary"):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(standby.log())
+
+
+def _caught_up(primary: PostgresServer, standby: PostgresServer) -> None:
+    lsn = str(token(primary))
+    for _ in range(100):
+        if standby.execute("select pg_last_wal_replay_lsn() >= %s::pg_lsn", [lsn]) == [(True,)]:
+            return
+        time.sleep(0.05)
+    raise AssertionError(standby.log())
