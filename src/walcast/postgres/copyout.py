@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import psycopg
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from walcast.decode import make_copy_reader
@@ -140,6 +140,6 @@ class CopyWorkers:
 def _expect(pgconn: PGconn, result: PGresult, status: ExecStatus) -> None:
     if result.status == status:
         return
-    if result.status == ExecStatus.FATAL_ERROR:
+    if result.error_field(DiagnosticField.SQLSTATE):
         raise error_from_result(result)
-    raise psycopg.OperationalError(pgconn.get_error_message())
+    raise psycopg.OperationalError(pgconn.get_error_message())  # libpq's own: the connection was lost

@@ -15,8 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import DiagnosticField, ExecStatus
 
-from walcast import decode
-from walcast.accel import libpq
+from walcast.decode import make_reader
 from walcast.decode.frames import Delivery, Reader
 from walcast.model import Lsn, SourceUnavailable, WalcastError
 from walcast.postgres.checks import stream_fault
@@ -148,12 +147,8 @@ async def open_link(
         command = start_command(config, version, start, text=text, streaming=streaming)
         status_interval = await _status_interval(connection, config)
         await _start(connection, command.as_bytes(connection), config.slot)
-        native = decode.IMPLEMENTATION == "native"
-        make: Any = decode.Reader
-        pgconn: Any = connection.pgconn  # psycopg's protocol leaves pgconn_ptr out
-        reader: Reader = make(
-            pgconn.pgconn_ptr if native else pgconn,
-            libpq.symbols() if native else {},
+        reader: Reader = make_reader(
+            connection.pgconn,
             protocol=protocol,
             streaming=streaming,
             after_through=int(confirmed),

@@ -17,8 +17,7 @@ _LEAVES: Final[LiteralString] = """
 select r.oid::int8, n.nspname::text, c.relname::text, s.size::int8,
        case when c.reltuples > 0 and c.relpages > 0
             then c.reltuples / c.relpages * (s.size / b.block) else s.size / 80 end::int8,
-       b.block, pg_catalog.has_table_privilege(c.oid, 'select') and pg_catalog.has_schema_privilege(n.oid, 'usage'),
-       exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attgenerated <> '')
+       b.block, pg_catalog.has_table_privilege(c.oid, 'select') and pg_catalog.has_schema_privilege(n.oid, 'usage')
   from unnest(%s::int8[]) r(oid)
   cross join lateral (
       select r.oid::oid as relid where not exists (select from pg_catalog.pg_partition_tree(r.oid::oid::regclass))
@@ -29,6 +28,9 @@ select r.oid::int8, n.nspname::text, c.relname::text, s.size::int8,
   cross join lateral (select pg_catalog.pg_relation_size(c.oid) as size) s
   cross join (select current_setting('block_size')::int8 as block) b
 """
+
+
+_FORMATS: Final = {"binary": sql.SQL("binary"), "text": sql.SQL("text")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ async def read_leaves(connection: Connection, tables: Sequence[Published]) -> di
     """The leaves of each table, by its oid; an ordinary table is its own."""
     cursor = await connection.execute(_LEAVES, [[table.oid for table in tables]])
     found: dict[int, list[Leaf]] = {table.oid: [] for table in tables}
-    for oid, schema, name, size, rows, block, readable, _ in await cursor.fetchall():
+    for oid, schema, name, size, rows, block, readable in await cursor.fetchall():
         found[oid].append(Leaf(TableId(schema, name), size, rows, block, readable))
     return found
 
@@ -60,7 +62,14 @@ def statements(
     if published.partitioned and not all(leaf.readable for leaf in leaves):
         yield _copy(columns, sql.Identifier(*relation.table), [condition], form)
         return
+    # COPY of a table is cheaper than of a query, but leaves generated columns out.
+    plain = condition is None and bool(relation.columns) and not any(c.generated for c in relation.columns)
     for leaf in leaves:
+        if plain and (split is None or leaf.size <= split):
+            yield sql.SQL("copy {} ({}) to stdout (format {})").format(
+                sql.Identifier(*leaf.table), columns, _FORMATS[form]
+            )
+            continue
         only = sql.SQL("only {}").format(sql.Identifier(*leaf.table))
         for page_range in _ranges(leaf, split):
             yield _copy(columns, only, [page_range, condition], form)
@@ -89,7 +98,7 @@ def _copy(
     stated = [condition for condition in conditions if condition is not None]
     where = sql.SQL(" where ") + sql.SQL(" and ").join(stated) if stated else sql.SQL("")
     return sql.SQL("copy (select {} from {}{}) to stdout (format {})").format(
-        columns, table, where, sql.SQL("binary" if form == "binary" else "text")
+        columns, table, where, _FORMATS[form]
     )
 
 
