@@ -24,7 +24,7 @@ from walcast.app.demo.compare import (
     compare_rows,
 )
 from walcast.app.demo.screen import Screen
-from walcast.app.demo.workload import Workload, load
+from walcast.app.demo.workload import Shop, change_schema, load
 from walcast.engine import Pipeline, PipelineSettings, PipelineStatus
 from walcast.model import Relation
 from walcast.model.secret import Secret
@@ -39,7 +39,7 @@ from walcast.sinks.handlers import Handlers, HandlerSink, HandlerSinkConfig
 from walcast.sinks.jsonl import JsonLinesSink, JsonLinesSinkConfig
 from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig
 
-CHECK_SECONDS = 12.0
+CHECK_SECONDS = 10.0
 _CATCH_UP = 60.0
 
 
@@ -52,7 +52,7 @@ class Stage:
     copy_dsn: str
     handled: HandlerCopy
     pipeline: Pipeline
-    workload: Workload
+    shop: Shop
 
 
 async def run_demo(*, check: bool, seconds: float | None = None) -> bool:
@@ -66,7 +66,7 @@ async def run_demo(*, check: bool, seconds: float | None = None) -> bool:
             status = await _act(stage, say, stop, limit, live=not check and sys.stdout.isatty())
             say("the workload has stopped; every copy is compared with the source, row by row")
             results = await _compare(stage)
-    summary = _summary(results, status, stage.workload, time.monotonic() - begin)
+    summary = _summary(results, status, stage.shop, time.monotonic() - begin)
     if check:
         print(json.dumps(summary))
     else:
@@ -102,7 +102,7 @@ async def _stage(say: Any) -> AsyncIterator[Stage]:
                 copy_dsn,
                 handled,
                 _pipeline(config, folder, copy_dsn, handled),
-                Workload(source_dsn),
+                Shop(source_dsn),
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -137,21 +137,25 @@ async def _act(
         + ("" if limit else "; Ctrl-C ends it")
     )
     running = asyncio.create_task(pipeline.run())
-    writing = asyncio.create_task(stage.workload.run())
-    with Screen(stage.pipeline, stage.workload, live=live) as screen:
-        halfway = time.monotonic() + (limit or 20.0) / 2
-        end = time.monotonic() + limit if limit is not None else float("inf")
+    await stage.shop.open()
+    with Screen(pipeline, stage.shop, live=live) as screen:
+        started = end = None
         changed = False
-        while time.monotonic() < end and not stop.is_set() and not running.done() and not writing.done():
+        while not stop.is_set() and not running.done() and stage.shop.running:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.25)
             await screen.update()
-            if not changed and time.monotonic() > halfway:
+            now = time.monotonic()
+            if started is None and pipeline.status().ready:
+                started, end = now, now + (limit or float("inf"))
+                _forget_latencies(pipeline)
+            if started is not None and not changed and now > started + (limit or 20.0) / 2:
                 changed = True
-                await stage.workload.change_schema()
-                screen.note("schema changed: customers.loyalty added, order_lines.line widened")
-    stage.workload.stopping.set()
-    await writing
+                await change_schema(stage.source_dsn)
+                screen.note("The schema changed: customers.loyalty added, order_lines.line widened.")
+            if end is not None and now > end:
+                break
+    await stage.shop.close()
     if running.done():
         await running
     try:
@@ -163,6 +167,12 @@ async def _act(
         pipeline.stop()
         await running
     return status
+
+
+def _forget_latencies(pipeline: Pipeline) -> None:
+    """Lag counts from when every copy follows the stream: what was written during the snapshot had to wait for it."""
+    for sink in pipeline.status().sinks:
+        pipeline.metrics.histogram("walcast_latency_seconds", sink.name).recent.clear()
 
 
 async def _compare(stage: Stage) -> dict[str, Comparison]:
@@ -184,7 +194,7 @@ async def _compare(stage: Stage) -> dict[str, Comparison]:
 
 
 def _summary(
-    results: dict[str, Comparison], status: PipelineStatus, workload: Workload, seconds: float
+    results: dict[str, Comparison], status: PipelineStatus, shop: Shop, seconds: float
 ) -> dict[str, Any]:
     def milliseconds(value: float | None) -> float | None:
         return None if value is None else round(value * 1000, 1)
@@ -208,7 +218,7 @@ def _summary(
         "ok": all(result.equal for result in results.values()),
         "seconds": round(seconds, 1),
         "changes": max(sink.rows for sink in status.sinks),
-        "transactions": workload.transactions,
+        "transactions": shop.transactions,
         "sinks": sinks,
     }
 

@@ -10,15 +10,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from walcast.app.demo.workload import Workload
+from walcast.app.demo.workload import Shop
 from walcast.engine import Pipeline, PipelineStatus
 
 
 class Screen:
     """Redrawn a few times a second on a terminal; a line every few seconds elsewhere."""
 
-    def __init__(self, pipeline: Pipeline, workload: Workload, *, live: bool) -> None:
-        self._pipeline, self._workload = pipeline, workload
+    def __init__(self, pipeline: Pipeline, shop: Shop, *, live: bool) -> None:
+        self._pipeline, self._shop = pipeline, shop
         self._live = Live(console=Console(), auto_refresh=False, transient=False) if live else None
         self._seen: dict[str, tuple[float, int]] = {}
         self._rates: dict[str, float] = {}
@@ -73,7 +73,7 @@ class Screen:
                 *(f"{value * 1000:,.1f} ms" if value is not None else "-" for value in sink.latency),
                 str(sink.checkpoint.position) if sink.checkpoint else "-",
             )
-        foot = f"{self._workload.transactions:,} transactions written; source at {status.source.position}. {self._note}"
+        foot = f"{self._shop.transactions:,} transactions written; source at {status.source.position}. {self._note}"
         return Group(
             table, Text(foot + "\nCtrl-C stops the workload and compares every copy with the source.")
         )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
+import sys
 import uuid
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, LiteralString, cast
 
 import psycopg
+
+from walcast.model import FatalError
 
 SCHEMA: LiteralString = cast(Any, files(__package__).joinpath("schema.sql").read_text())
 
@@ -52,6 +57,7 @@ _CURIOSITIES = """
     from generate_series(1, %(curiosities)s) n
 """
 LOAD: tuple[LiteralString, ...] = (_CUSTOMERS, _PRODUCTS, _ORDERS, _LINES, _CURIOSITIES)
+DSN_VARIABLE = "WALCAST_DEMO_DSN"
 SIZES = {"customers": 5000, "products": 500, "orders": 20000, "curiosities": 500}
 
 
@@ -61,6 +67,59 @@ async def load(dsn: str) -> None:
         await connection.execute(SCHEMA)
         for statement in LOAD:
             await connection.execute(statement, SIZES)
+
+
+async def change_schema(dsn: str) -> None:
+    """What a release does halfway: a column more, with a default, and a wider type. The stream tells of it with the
+    table's next change."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("alter table shop.customers add column loyalty integer not null default 7")
+        await connection.execute("alter table shop.order_lines alter column line type integer")
+        await connection.execute("update shop.customers set loyalty = 8 where id = 1")
+        await connection.execute(
+            "insert into shop.order_lines values (gen_random_uuid(), 100000, 'SKU-1', 1, 1.25)"
+        )
+
+
+class Shop:
+    """A process of its own that writes to the source until it is stopped, as an application would."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._process: asyncio.subprocess.Process | None = None
+        self._counting: asyncio.Task[None] | None = None
+        self.transactions = 0
+
+    async def open(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "walcast.app.demo.shop",
+            env={**os.environ, DSN_VARIABLE: self._dsn},  # not an argument: those are for everybody to see
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the demo's
+        )
+        self._counting = asyncio.create_task(self._count())
+
+    async def close(self) -> None:
+        """Lets it finish its transaction."""
+        if self._process is None or self._counting is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        await self._counting
+        if code := await self._process.wait():
+            raise FatalError(f"the demo's workload ended with exit code {code}", hint="see its error above")
+
+    @property
+    def running(self) -> bool:
+        return self._counting is not None and not self._counting.done()
+
+    async def _count(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self.transactions = int(line)
 
 
 @dataclass(slots=True)
@@ -75,6 +134,7 @@ class Workload:
     _serial: int = 0
 
     async def run(self) -> None:
+        """Prints how many transactions were committed, now and then."""
         chance = random.Random(self.seed)
         steps = [
             (40, self._order),
@@ -95,20 +155,10 @@ class Workload:
                 await step(connection, chance)
                 await connection.commit()
                 self.transactions += 1
+                if self.transactions % 50 == 0:
+                    print(self.transactions, flush=True)
                 await asyncio.sleep(self.pause)
-
-    async def change_schema(self) -> None:
-        """What a release does halfway: a column more, with a default, and a wider type. The stream tells of it with the
-        table's next change."""
-        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
-            await connection.execute(
-                "alter table shop.customers add column loyalty integer not null default 7"
-            )
-            await connection.execute("alter table shop.order_lines alter column line type integer")
-            await connection.execute("update shop.customers set loyalty = 8 where id = 1")
-            await connection.execute(
-                "insert into shop.order_lines values (gen_random_uuid(), 100000, 'SKU-1', 1, 1.25)"
-            )
+        print(self.transactions, flush=True)
 
     async def _order(self, c: psycopg.AsyncConnection[Any], chance: random.Random) -> None:
         order, customer = uuid.UUID(int=chance.getrandbits(128), version=4), chance.randint(1, 5000)
