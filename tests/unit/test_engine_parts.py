@@ -251,7 +251,7 @@ async def test_a_second_process_is_refused_and_told_who_has_it(tmp_path: Path) -
         process.kill()
         await process.wait()
     await asyncio.wait_for(spare, 5)
-    assert owner(tmp_path) is None
+    await until(lambda: owner(tmp_path) is None)
 
 
 async def _hold(state_dir: Path) -> None:

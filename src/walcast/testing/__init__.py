@@ -3,7 +3,9 @@
 Fixtures come with the pytest plugin, which pytest finds by itself (`walcast.testing.plugin`).
 """
 
+from walcast.testing.faulty import Faults, FaultySink
+from walcast.testing.memory import MemorySink, MemoryStore
 from walcast.testing.postgres import PostgresServer
 from walcast.testing.proxy import TcpProxy
 
-__all__ = ["PostgresServer", "TcpProxy"]
+__all__ = ["Faults", "FaultySink", "MemorySink", "MemoryStore", "PostgresServer", "TcpProxy"]
