@@ -2,7 +2,7 @@
 
 - Arrays and composites carry the oids of their element and field types, which differ between databases for types
   that are not built in. From 14 on the server tolerates that; for 13 the oids are rewritten.
-- An empty tsquery is sent in binary, but not received.
+- Empty values of tsquery, int2vector and oidvector are sent in binary, but not received.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Adapter = Callable[[bytes], tuple[bytes, int]]
 """Binary value -> (value, format: 0 text, 1 binary)."""
 
-_TSQUERY = 3615
+_TSQUERY, _VECTORS = 3615, (22, 30)
+_ARRAY_HEADER = 20
 _TOLERANT = 140_000
 _U32, _I32 = struct.Struct(">I"), struct.Struct(">i")
 
@@ -32,6 +33,8 @@ def adapters(binding: Binding, version: int) -> dict[int, Adapter]:
         base = column.type.base
         if base.oid == _TSQUERY:
             found[number] = _tsquery
+        elif base.oid in _VECTORS:
+            found[number] = _vector
         elif version < _TOLERANT and _carries_oids(base):
             found[number] = _rewriter(base, binding.oids)
     return found
@@ -39,6 +42,10 @@ def adapters(binding: Binding, version: int) -> dict[int, Adapter]:
 
 def _tsquery(value: bytes) -> tuple[bytes, int]:
     return (b"", 0) if value == b"\0\0\0\0" else (value, 1)
+
+
+def _vector(value: bytes) -> tuple[bytes, int]:
+    return (b"", 0) if len(value) <= _ARRAY_HEADER else (value, 1)
 
 
 def _carries_oids(info: TypeInfo) -> bool:

@@ -90,22 +90,24 @@ class _Builder:
         else:
             self._add(Step(b'execute "' + prepared.name.encode() + b'"', None, prepared))
 
-    def fill(self, stage: StageName, columns: Sequence[int], rows: RowSet) -> None:
-        self._need(stage)
-        self._add(Step(self._plan.copy_stage(stage, columns, rows.format), _Lazy(rows, columns)))
+    def fill(self, stage: StageName, columns: Sequence[int], *several: RowSet) -> None:
+        """Empties the stage and copies the rows into it."""
+        self._clear(stage, sum(map(len, several)))
+        for rows in several:
+            self._add(Step(self._plan.copy_stage(stage, columns, rows.format), _Lazy(rows, columns)))
 
     def upsert(self, full: Sequence[UpsertGroup], masked: Sequence[UpsertGroup], straight: bool) -> None:
         plan = self._plan
-        staged = False
+        staged: list[RowSet] = []
         for group in full:
             binary = group.rows.format == "binary"
             if straight and group.fresh and (plan.straight or not binary):
                 statement = plan.copy_in(plan.columns, group.rows.format)
                 self._add(Step(statement, _Lazy(group.rows, plan.columns)))
             else:
-                self.fill("stage", plan.columns, group.rows)
-                staged = True
+                staged.append(group.rows)
         if staged:
+            self.fill("stage", plan.columns, *staged)
             self.run(plan.upsert())
         for known in self._masks(masked):
             self.run(plan.update(known))
@@ -114,13 +116,12 @@ class _Builder:
         plan = self._plan
         if not full and not masked:
             return
-        self._need("hold")
+        self._clear("hold", sum(len(group.rows) for group in (*full, *masked)))
         for known in self._masks(masked):
             self.run(plan.take_out("mask"))
             self.run(plan.update(known, "hold"))
         if full:
-            for group in full:
-                self.fill("stage", plan.columns, group.rows)
+            self.fill("stage", plan.columns, *(group.rows for group in full))
             self.run(plan.take_out("stage"))
             if any(n not in plan.key for n in plan.columns):
                 self.run(plan.update(plan.columns, "hold"))
@@ -131,17 +132,18 @@ class _Builder:
     def _masks(self, groups: Sequence[UpsertGroup]) -> Iterator[tuple[int, ...]]:
         """Fills `mask` with each group in turn; the columns that its rows bring."""
         plan = self._plan
-        for place, group in enumerate(groups):
+        for group in groups:
             known = tuple(n for n in plan.columns if n not in group.unchanged)
             if all(n in plan.key for n in known):
                 continue
-            if place:
-                self._add(Step(plan.empty("mask")))
             self.fill("mask", [n for n in plan.columns if n in known or n in plan.key], group.rows)
             yield known
 
-    def _need(self, stage: StageName) -> None:
+    def _clear(self, stage: StageName, rows: int) -> None:
         self.stages.append((self._plan, stage))
+        statement = self._plan.clear(stage, rows)
+        if statement is not None:
+            self._add(Step(statement))
 
     def _add(self, step: Step) -> None:
         self.steps.append(TableStep(step, self._plan))
