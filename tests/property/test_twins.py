@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.property import samples as sampled
 from tests.property.equality import (
@@ -25,7 +25,13 @@ from walcast.testing.postgres import Database, PostgresServer
 pytestmark = pytest.mark.skipif(NATIVE is None, reason="the native module is not there")
 
 SPOOL = tempfile.gettempdir()
-QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+# Not shrunk: a stream is long, and shrinking it may take longer than a test may. Ask for it with Phase.shrink.
+UNHURRIED = settings(
+    max_examples=50,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,7 @@ def samples(shared_postgres: Callable[[int], PostgresServer]) -> Iterator[sample
     database.drop()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=QUIET)
+@UNHURRIED
 @given(data=st.data())
 def test_batches_are_equal_in_everything_that_they_show(
     samples: sampled.Samples, data: st.DataObject
@@ -61,7 +67,7 @@ def test_batches_are_equal_in_everything_that_they_show(
             assert_equal_frames(native_view, twin_view, catalogs)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=QUIET)
+@UNHURRIED
 @given(data=st.data())
 def test_changes_are_the_same_wherever_batches_and_parts_are_cut(
     samples: sampled.Samples, data: st.DataObject

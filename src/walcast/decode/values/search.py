@@ -53,7 +53,7 @@ def _token(cursor: Cursor) -> str | tuple[int, int]:
     if kind == _VALUE:
         weight, prefix = cursor.take(2)
         text = _quoted(cursor.string())
-        if not weight and not prefix:
+        if not weight & 0xF and not prefix:
             return text
         letters = "".join(letter for bit, letter in ((8, "A"), (4, "B"), (2, "C"), (1, "D")) if weight & bit)
         return f"{text}:{'*' if prefix else ''}{letters}"
