@@ -1,4 +1,4 @@
-"""The native decoder prints what the server prints, byte for byte, for every type."""
+"""The decoders print what the server prints, byte for byte, for every type."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 from psycopg import sql
 from type_values import EXTENSIONS, RANDOM, SCHEMA, SINCE, VALUES
 
-from walcast.accel import NATIVE
+from walcast.decode import NATIVE, TWIN
+from walcast.decode.frames import Implementation
 from walcast.testing.postgres import Database, PostgresServer
 
-pytestmark = pytest.mark.skipif(NATIVE is None, reason="the native module is not there")
+DECODERS = [TWIN] if NATIVE is None else [NATIVE, TWIN]
 
 SETTINGS = (
     "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 -c bytea_output=hex "
@@ -118,7 +119,11 @@ def test_types_that_only_the_server_can_print_are_known_as_such(
     typed: tuple[psycopg.Connection[Any], int],
 ) -> None:
     connection, version = typed
-    catalog = NATIVE.Catalog(given_types(connection, version))
+    for decoder in DECODERS:
+        assert_only_known_gaps(connection, decoder.Catalog(given_types(connection, version)))
+
+
+def assert_only_known_gaps(connection: psycopg.Connection[Any], catalog: Any) -> None:
     unreadable = {
         name
         for name, oid in connection.execute(
@@ -143,18 +148,23 @@ def assert_equal_text(
     """Reads the query's only column by COPY, binary and text: both must give the text that the server printed."""
     type_oid = connection.execute(query).description[0].type_code  # type: ignore[index]  # a select has one
     relation = (1, "s", "t", "d", [("v", type_oid, -1, False)])
-    known = NATIVE.Catalog(catalog)
-    assert known.has_binary(type_oid), name
-    plain, binary = (
-        NATIVE.snapshot_frames(relation, copied(connection, query, form), form, 5)
-        for form in ("text", "binary")
-    )
-    expected = [row[0] for _, row in raw_rows(plain)]
-    for form, frames in (("text", plain), ("binary", binary)):
-        lines = frames.json_lines(known, [[]]).decode().splitlines()
+    payloads = {form: copied(connection, query, form) for form in ("text", "binary")}
+    for decoder in DECODERS:
+        assert_prints_the_text(decoder, relation, payloads, catalog, name)
+
+
+def assert_prints_the_text(
+    decoder: Implementation, relation: Any, payloads: dict[str, list[bytes]], catalog: list[Any], name: str
+) -> None:
+    known = decoder.Catalog(catalog)
+    assert known.has_binary(relation[4][0][1]), name
+    frames = {form: decoder.snapshot_frames(relation, payload, form, 5) for form, payload in payloads.items()}
+    expected = [row[0] for _, row in raw_rows(frames["text"])]
+    for form, found in frames.items():
+        lines = found.json_lines(known, [[]]).decode().splitlines()
         assert len(lines) == len(expected)
         for line, want in zip(lines, expected, strict=True):
-            assert printed(line, name) == want_text(want, name), f"{name} ({form})"
+            assert printed(line, name) == want_text(want, name), f"{name} ({decoder.name}, {form})"
 
 
 def raw_rows(frames: Any) -> list[tuple[bytes, tuple[bytes | None, ...]]]:
