@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, LiteralString
+
+from psycopg import sql
 
 from walcast.model import OperatorError, TableId
 from walcast.postgres.connect import Connection
@@ -40,6 +44,13 @@ _PUBLISHED_18: Final[LiteralString] = (
 _EXISTS: Final[LiteralString] = "select from pg_catalog.pg_publication where pubname = %s"
 
 
+# A column list names attributes of the table that it was given for, which may be an ancestor's: that proves nothing.
+_LISTS: Final[LiteralString] = """
+select prrelid::int8, prattrs::int2[]
+  from pg_catalog.pg_publication_rel where prattrs is not null and prrelid::int8 = any (%s::int8[])
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """A table as a publication sends it: `columns` in the stream's order, `filter` an SQL condition (15+).
@@ -54,11 +65,17 @@ class Published:
     partitioned: bool = False
 
 
-async def published_tables(connection: Connection, publication: str) -> dict[TableId, Published]:
-    """Every table of the publication. Raises OperatorError when there is no such publication."""
+async def published_tables(
+    connection: Connection, publication: str, patience: float = 30.0
+) -> dict[TableId, Published]:
+    """Every table of the publication. Waits at most `patience` seconds for a table that somebody is altering.
+
+    Raises OperatorError when there is no such publication, and psycopg's LockNotAvailable.
+    """
     version = connection.info.server_version
     query = _PUBLISHED_18 if version >= 180_000 else _PUBLISHED_15 if version >= 150_000 else _PUBLISHED_13
-    rows = await (await connection.execute(query, [publication])).fetchall()
+    async with lock_timeout(connection, patience):
+        rows = await (await connection.execute(query, [publication])).fetchall()
     if not rows and not await (await connection.execute(_EXISTS, [publication])).fetchall():
         raise OperatorError(
             f"there is no publication {publication!r} in database {connection.info.dbname}",
@@ -68,3 +85,23 @@ async def published_tables(connection: Connection, publication: str) -> dict[Tab
         TableId(schema, name): Published(oid, TableId(schema, name), tuple(columns), condition, kind == "p")
         for oid, schema, name, kind, condition, columns in rows
     }
+
+
+async def column_lists(connection: Connection, oids: Collection[int]) -> dict[int, list[list[int]]]:
+    """The column lists (attribute numbers) of these tables, in all publications. Takes no locks."""
+    found: dict[int, list[list[int]]] = {oid: [] for oid in oids}
+    if connection.info.server_version >= 150_000:
+        for oid, numbers in await (await connection.execute(_LISTS, [list(oids)])).fetchall():
+            found[oid].append(numbers)
+    return found
+
+
+@asynccontextmanager
+async def lock_timeout(connection: Connection, seconds: float) -> AsyncIterator[None]:
+    """A transaction (or part of one) that waits so long for a lock. The server looks into tables where one would not
+    think so: for the tables of a publication, for a table's size."""
+    async with connection.transaction():
+        statement = sql.SQL("set local lock_timeout = {}").format(max(1, round(seconds * 1000)))
+        await connection.execute(statement)
+        yield
+        await connection.execute("set local lock_timeout = 0")

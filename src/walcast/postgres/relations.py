@@ -20,7 +20,7 @@ from walcast.postgres.catalog import describe_relations
 from walcast.postgres.connect import Connection
 from walcast.postgres.control import Control
 from walcast.postgres.ddl import Shapes
-from walcast.postgres.published import Published, published_tables
+from walcast.postgres.published import column_lists
 from walcast.postgres.typeinfo import load_types
 
 _FIRST_NOT_FIXED: Final = 10_000
@@ -41,9 +41,8 @@ class _Known:
 class Relations:
     """The relations of one stream, and the types that its batches need."""
 
-    def __init__(self, control: Control, publication: str, shapes: Shapes | None = None) -> None:
+    def __init__(self, control: Control, shapes: Shapes | None = None) -> None:
         self._control = control
-        self._publication = publication
         self._shapes = shapes
         self._known: dict[int, _Known] = {}
         self._types: dict[int, TypeInfo] = {}
@@ -81,21 +80,21 @@ class Relations:
         current = {
             r.oid: r for r in (await describe_relations(connection, {a[0] for a in announced})).values()
         }
-        sent = await published_tables(connection, self._publication)
+        lists = await column_lists(connection, current)
         pairs = sorted({(column[1], column[2]) for item in announced for column in item[4]})
         self.add_types(await load_types(connection, {oid for oid, _ in pairs}))
         cursor = await connection.execute(_SQL_TYPES, [[p[0] for p in pairs], [p[1] for p in pairs]])
         names = {(oid, typmod): name for oid, typmod, name in await cursor.fetchall()}
         for item in announced:
             now = current.get(item[0])
-            published = _published(now, sent)
+            published = _published(now, lists)
             self._known[item[0]] = _Known(item, self._completed(item, now, published, names))
 
     def _completed(
         self,
         announced: RelationTuple,
         now: Relation | None,
-        published: tuple[Column, ...],
+        published: list[tuple[Column, ...]],
         sql_types: Mapping[tuple[int, int], str],
     ) -> Relation:
         oid, schema, name, identity, columns = announced
@@ -125,14 +124,15 @@ class Relations:
         return Relation(oid, TableId(schema, name), tuple(made), cast(ReplicaIdentity, identity))
 
     def _attnums(
-        self, oid: int, columns: Sequence[ColumnTuple], published: tuple[Column, ...]
+        self, oid: int, columns: Sequence[ColumnTuple], published: list[tuple[Column, ...]]
     ) -> tuple[int | None, ...] | None:
         if self._shapes is not None and oid in self._shapes:
             return self._shapes.attnums(oid, [(name, kind, typmod) for name, kind, typmod, _ in columns])
         announced = [(name, kind, typmod) for name, kind, typmod, _ in columns]
-        if announced != [(c.name, c.type.oid, c.typmod) for c in published]:
-            return None
-        return tuple(column.attnum for column in published)
+        for candidate in published:
+            if announced == [(c.name, c.type.oid, c.typmod) for c in candidate]:
+                return tuple(column.attnum for column in candidate)
+        return None
 
 
 def announcement(relation: Relation) -> RelationTuple:
@@ -150,11 +150,13 @@ def announcement(relation: Relation) -> RelationTuple:
     )
 
 
-def _published(now: Relation | None, sent: Mapping[TableId, Published]) -> tuple[Column, ...]:
-    """The columns that the stream would announce if it were up to date."""
-    if now is None or now.table not in sent:
-        return ()
-    return tuple(c for c in now.columns if c.name in sent[now.table].columns)
+def _published(now: Relation | None, lists: Mapping[int, list[list[int]]]) -> list[tuple[Column, ...]]:
+    """The sets of columns that the stream may announce while the table is as it is now."""
+    if now is None:
+        return []
+    stored = tuple(c for c in now.columns if not c.generated)
+    listed = [tuple(c for c in now.columns if c.attnum in numbers) for numbers in lists[now.oid]]
+    return [stored, now.columns, *listed]
 
 
 def _keys(identity: str, columns: Sequence[ColumnTuple], now: Relation | None) -> set[str]:

@@ -31,7 +31,7 @@ from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.copyout import Chunk, CopyWorkers, Piece
 from walcast.postgres.faults import explain
 from walcast.postgres.pieces import Leaf, read_leaves, statements
-from walcast.postgres.published import Published, published_tables
+from walcast.postgres.published import Published, lock_timeout, published_tables
 from walcast.postgres.relations import Relations, announcement
 from walcast.postgres.slots import OpenTransaction, create_slot
 from walcast.postgres.typeinfo import load_types
@@ -178,7 +178,9 @@ class Snapshot:
 
     async def _plan(self, tables: Sequence[TableId]) -> tuple[list[Relation], list[Piece]]:
         leader = self._export.leader
-        published = await published_tables(leader, self._config.publication)
+        published = await published_tables(
+            leader, self._config.publication, self._config.snapshot_lock_timeout
+        )
         missing = [table for table in tables if table not in published]
         if missing:
             raise OperatorError(
@@ -268,13 +270,12 @@ async def _lock(leader: Connection, tables: Sequence[Published], timeout: float)
     try:
         await leader.execute("begin transaction isolation level repeatable read, read only")
         if tables:
-            await leader.execute(sql.SQL("set local lock_timeout = {}").format(round(timeout * 1000)))
             names = sql.SQL(", ").join(
                 sql.SQL("{}{}").format(sql.SQL("" if t.partitioned else "only "), sql.Identifier(*t.table))
                 for t in tables
             )
-            await leader.execute(sql.SQL("lock table {} in access share mode").format(names))
-            await leader.execute("set local lock_timeout = 0")
+            async with lock_timeout(leader, timeout):
+                await leader.execute(sql.SQL("lock table {} in access share mode").format(names))
     except psycopg.Error as error:
         raise explain_copy(error) from None
 

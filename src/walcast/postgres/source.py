@@ -36,7 +36,7 @@ from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.control import Control
 from walcast.postgres.ddl import Shapes
 from walcast.postgres.faults import explain
-from walcast.postgres.published import Published, published_tables
+from walcast.postgres.published import Published, lock_timeout, published_tables
 from walcast.postgres.relations import Relations
 from walcast.postgres.selection import Pattern
 from walcast.postgres.slots import slot_state
@@ -126,7 +126,8 @@ class PostgresSource:
 
         async def look(connection: Connection) -> list[SnapshotTable]:
             wanted = await self._selected_tables(connection)
-            known = {table.oid: table for table in await list_tables(connection)}
+            async with lock_timeout(connection, self.config.snapshot_lock_timeout):
+                known = {table.oid: table for table in await list_tables(connection)}
             return [
                 SnapshotTable(item.table, known[item.oid].rows, known[item.oid].bytes)
                 for item in wanted.values()
@@ -150,7 +151,7 @@ class PostgresSource:
         run = Snapshot(
             self.config,
             taken,
-            Relations(self._control, self.config.publication),
+            Relations(self._control),
             starts=self._starts,
             progress=self.progress,
             epoch=self.epoch,
@@ -171,7 +172,7 @@ class PostgresSource:
         stream = self._stream = Stream(
             self.config,
             self._control,
-            Relations(self._control, self.config.publication, shapes),
+            Relations(self._control, shapes),
             shapes,
             self._mode,
             database=self.identity.database,
@@ -257,7 +258,9 @@ class PostgresSource:
         return included and not any(pattern.matches(table) for pattern in self._exclude)
 
     async def _selected_tables(self, connection: Connection) -> dict[TableId, Published]:
-        published = await published_tables(connection, self.config.publication)
+        published = await published_tables(
+            connection, self.config.publication, self.config.snapshot_lock_timeout
+        )
         return {table: item for table, item in published.items() if self._selected(table)}
 
     def _expire(self, made: Export) -> None:

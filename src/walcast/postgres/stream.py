@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import psycopg
+
 from walcast.decode import IdleBatch, StreamBatch
 from walcast.decode.frames import Delivery, Frames
 from walcast.model import (
@@ -45,6 +47,7 @@ from walcast.postgres.relations import Relations
 log = logging.getLogger("walcast.postgres")
 
 T = TypeVar("T")
+_LOOK: Final = 1.0
 _LETTING_GO: Final = 1.0
 _EVERY_CHANGE: Final = (1 << 64) - 1
 _GUARD_INTERVAL: Final = 10.0
@@ -163,7 +166,10 @@ class Stream:
         return await self._control.ask(look)
 
     async def _look_for_text(self, connection: Connection) -> None:
-        published = await published_tables(connection, self._config.publication)
+        try:
+            published = await published_tables(connection, self._config.publication, _LOOK)
+        except psycopg.errors.LockNotAvailable:  # a table is being altered: then it shows in the stream
+            return
         described = await describe_relations(connection, [p.oid for p in published.values()])
         self._relations.add_types(
             {c.type.oid: c.type for relation in described.values() for c in relation.columns}
