@@ -9,7 +9,9 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, LiteralString
+
+import psycopg
 
 from walcast.app.compose import make_source, sink_factories, source_config
 from walcast.app.reading import reading
@@ -33,9 +35,11 @@ from walcast.model import (
     TableId,
     WalcastError,
 )
+from walcast.postgres import ddl
 from walcast.postgres import publications as publication_room
 from walcast.postgres import slots as slot_room
 from walcast.postgres.connect import Connection, application_name, connect
+from walcast.postgres.faults import explain
 from walcast.postgres.wanted import ensure_wanted, read_wanted
 
 log = logging.getLogger("walcast.app")
@@ -304,6 +308,26 @@ async def drop_publication(settings: Settings, name: str) -> None:
             raise OperatorError(
                 f"there is no publication {name}", hint="see them with: walcast publication list"
             )
+
+
+async def install_ddl(settings: Settings) -> None:
+    """Raises OperatorError when the server is older than 14 or the role may not create event triggers."""
+    await _run_ddl(settings, ddl.INSTALL, "installing the event trigger")
+
+
+async def remove_ddl(settings: Settings) -> None:
+    await _run_ddl(settings, ddl.REMOVE, "removing the event trigger")
+
+
+async def _run_ddl(settings: Settings, statements: LiteralString, doing: str) -> None:
+    async with await _connected(settings, "ddl") as connection:
+        if connection.info.server_version < 140_000:
+            raise OperatorError("recorded schema changes need PostgreSQL 14", hint="leave ddl_capture off")
+        try:
+            async with connection.transaction():
+                await connection.execute(statements)
+        except psycopg.Error as error:
+            raise explain(error, doing) from None
 
 
 async def tail(

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "query": ("inspect", "Read an embedded copy, also while the pipeline owns it."),
     "slot": ("objects", "List, create and drop replication slots."),
     "publication": ("objects", "List, create, adopt and drop publications."),
+    "ddl": ("ddl", "Install or remove the event trigger that proves renames."),
     "config": ("setup", "Show or check the configuration (secrets hidden)."),
     "sinks": ("setup", "List the kinds of sink and their settings."),
     "completion": ("setup", "Print the shell's completion script."),
