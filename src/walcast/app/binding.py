@@ -154,6 +154,17 @@ def _quantity(value: Any, unit: str, hint: Any, place: Place) -> Any:
     return int(number) if hint is int else number
 
 
+def human(value: Any, unit: str | None) -> Any:
+    """A quantity as a person writes it: `64MB`, `10s`."""
+    if unit == "bytes" and isinstance(value, int) and value:
+        for name, size in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+            if value % size == 0:
+                return f"{value // size}{name}"
+    if unit == "seconds" and isinstance(value, (int, float)):
+        return f"{value * 1000:g}ms" if 0 < value < 1 else f"{value:g}s"
+    return value
+
+
 def _indirect(value: Any, place: Place) -> Any:
     """`{ env = "NAME" }` and `{ file = "/run/secrets/x" }` stand for the value that is kept elsewhere."""
     if not isinstance(value, Mapping) or len(value) != 1:

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 
 from walcast.app import registry
-from walcast.app.binding import settings_of
+from walcast.app.binding import human, settings_of
 from walcast.app.settings import SECTIONS
 from walcast.model import Lsn
 from walcast.model.secret import Secret
@@ -115,17 +115,6 @@ def default_text(field: dataclasses.Field[Any]) -> str:
     factory = field.default_factory
     value = factory() if factory is not dataclasses.MISSING else field.default
     return toml_value(human(value, field.metadata.get("unit")))
-
-
-def human(value: Any, unit: str | None) -> Any:
-    """A quantity as a person writes it: `64MB`, `10s`."""
-    if unit == "bytes" and isinstance(value, int) and value:
-        for name, size in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
-            if value % size == 0:
-                return f"{value // size}{name}"
-    if unit == "seconds" and isinstance(value, (int, float)):
-        return f"{value * 1000:g}ms" if 0 < value < 1 else f"{value:g}s"
-    return value
 
 
 def toml_value(value: Any) -> str:

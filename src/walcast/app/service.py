@@ -81,7 +81,10 @@ async def serve(
             await running
         else:
             await _run_until(pipeline, running, token)
-    return RunResult(pipeline.status())
+    status = pipeline.status()
+    through = ", ".join(f"{s.name} at {s.checkpoint.through}" for s in status.sinks if s.checkpoint)
+    log.info("stopped", extra={"pipeline": status.name, "durable": through})
+    return RunResult(status)
 
 
 async def prepare(settings: Settings, *, standby: bool = True) -> None:

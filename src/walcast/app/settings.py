@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from walcast.app import registry
-from walcast.app.binding import Place, bind, settings_of, unknown_key
+from walcast.app.binding import Place, bind, human, settings_of, unknown_key
 from walcast.app.toml import TomlFile
 from walcast.engine.settings import PipelineSettings
 from walcast.model import ConfigError
@@ -158,14 +158,15 @@ def _sink(name: str, table: Any, place: Place) -> SinkSettings:
     return SinkSettings(name, str(table["type"]), bind(kind, rest, place))
 
 
-def shown(settings: Settings) -> dict[str, Any]:
-    """Every setting in force as plain data, secrets as `****`."""
-    sections = {name: _plain(getattr(settings, name)) for name in SECTIONS}
-    sinks = {sink.name: {"type": sink.type, **_plain(sink.config)} for sink in settings.sinks}
+def shown(settings: Settings, *, units: bool = False) -> dict[str, Any]:
+    """Every setting in force as plain data, secrets as `****`; sizes and times in bytes and seconds, or with `units` as a
+    person writes them."""
+    sections = {name: _plain(getattr(settings, name), units) for name in SECTIONS}
+    sinks = {sink.name: {"type": sink.type, **_plain(sink.config, units)} for sink in settings.sinks}
     return {**sections, "sinks": sinks}
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def _plain(config: Any, units: bool) -> dict[str, Any]:
     result = {}
     for f in settings_of(type(config)).values():
         value = getattr(config, f.name)
@@ -176,6 +177,6 @@ def _plain(config: Any) -> dict[str, Any]:
         elif isinstance(value, tuple):
             value = list(value)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            value = _plain(value)
-        result[f.name] = value
+            value = _plain(value, units)
+        result[f.name] = human(value, f.metadata.get("unit")) if units else value
     return result

@@ -100,7 +100,7 @@ async def config_show(context: Context) -> None:
     if context.as_json:
         output.print_json(shown(settings))
     else:
-        click.echo(scaffold.to_toml(shown(settings)), nl=False)
+        click.echo(scaffold.to_toml(shown(settings, units=True)), nl=False)
 
 
 @config_command.command("check")
