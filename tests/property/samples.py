@@ -20,7 +20,7 @@ select t.oid::int8, t.typname::text,
        array(select a.attname::text from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 order by a.attnum),
        array(select a.atttypid::int8 from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 order by a.attnum),
        coalesce(e.typdelim, ',')::text
-from pg_type t left join pg_range r on r.rngtypid = t.oid left join pg_range m on m.rngmultitypid = t.oid
+from pg_type t left join pg_range r on r.rngtypid = t.oid left join pg_range m on to_jsonb(m)->>'rngmultitypid' = t.oid::text
 left join pg_type e on e.oid = t.typelem
 where t.oid >= 16384
 """
