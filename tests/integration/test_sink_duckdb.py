@@ -91,7 +91,7 @@ class TestFiles:
             await kept(opened, first)
             before = await opened.checkpoint()
             with files_up_to(path.stat().st_size + 4096), pytest.raises(OperatorError, match="disk is full"):
-                await put(opened, *more)
+                await kept(opened, more)
         async with sink(path) as opened:
             assert await opened.checkpoint() == before
             await kept(opened, more)
@@ -104,7 +104,7 @@ class TestFiles:
             for number in range(20_000):
                 world.insert(ITEMS, id=str(number), name=str(hash(str(number))) * 60, size="2")
         async with sink(path, memory_limit=20 << 20, threads=1) as opened:
-            await put(opened, *world.batches(part_bytes=2 << 20))
+            await kept(opened, world.batches(part_bytes=2 << 20))
             assert await opened.count(ITEMS.id) == 20_000
 
 
@@ -115,11 +115,12 @@ class TestReaders:
             for number in range(10, 200):
                 world.insert(ITEMS, id=str(number))
         async with sink(path) as opened:
-            *parts, last = world.batches(part_bytes=2000, batch_bytes=1)
+            first, *parts, last = world.batches(part_bytes=2000, batch_bytes=1)
+            await kept(opened, [first])
             await put(opened, *parts)
             question = "select count(*) as n, max(name) from app.items -- a comment"
             assert await opened.query(question) == (["n", 'max("name")'], [("3", "item 2")])
-            await put(opened, last)
+            await kept(opened, [last])
             assert (await opened.query("select id from app.items order by id desc limit 2;"))[1] == [
                 ("199",),
                 ("198",),
@@ -129,6 +130,7 @@ class TestReaders:
                 "select 1; drop table app.items",
                 "copy app.items to '/tmp/nowhere.csv'",
                 "select * from nowhere",
+                "select * from statement",
                 "not SQL",
             ):
                 with pytest.raises(OperatorError):
@@ -313,6 +315,7 @@ class TestSchemas:
                 ),
             ):
                 await opened.prepare(changed(ITEMS, columns=columns).relation())
+            await opened.flush()
         assert read(path, "select id, size, name, name_dropped from app.items") == [(0, "item 0", "new", 1)]
 
     @pytest.mark.parametrize(
@@ -355,11 +358,13 @@ class TestSchemas:
                 relation = typed(table.relation(), *before)
                 await opened.prepare(relation)
                 await opened.write(batch_of(batch, relation))
+                await opened.flush()
             if found is None:
                 with pytest.raises(TableStopped):
                     await opened.prepare(typed(table.relation(), *after))
                 return
             await opened.prepare(typed(table.relation(), *after))
+            await opened.flush()
         ((held, kind),) = read(path, "select cast(v as varchar), typeof(v) from app.typed")
         assert (held, kind) == found
 
@@ -376,7 +381,7 @@ class TestSchemas:
             await put(opened, *parts[:2])
             with pytest.raises(TableStopped):
                 await opened.prepare(replace(other, oid=17002).relation())
-            await put(opened, *parts[2:])
+            await kept(opened, parts[2:])
             assert await opened.count(ITEMS.id) == 300
 
 

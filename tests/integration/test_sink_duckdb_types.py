@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 from psycopg import sql
-from sink_tools import CONTEXT, put
+from sink_tools import CONTEXT, kept
 from type_values import SINCE, VALUES
 
 from walcast import decode
@@ -116,7 +116,7 @@ async def test_every_type_of_a_real_server(database: Database, tmp_path: Path) -
     assert len(known) > 60
     async with DuckDBSink(DuckDBSinkConfig(tmp_path / "copy.duckdb"), CONTEXT) as sink:
         for copied in known.values():
-            await put(sink, copied.batch)
+            await kept(sink, [copied.batch])
     with duckdb.connect(str(tmp_path / "copy.duckdb")) as connection:
         connection.execute("set TimeZone = 'UTC'")
         for name, copied in known.items():
@@ -142,13 +142,13 @@ async def test_a_value_that_duckdb_cannot_hold_stops_its_table(
     copied = Copied(database, name, (value,), 1)
     async with DuckDBSink(DuckDBSinkConfig(tmp_path / "copy.duckdb"), CONTEXT) as sink:
         with pytest.raises(TableStopped, match=r"public\.t1") as stopped:
-            await put(sink, copied.batch)
+            await kept(sink, [copied.batch])
         assert value not in stopped.value.message
         assert "resync" in (stopped.value.hint or "")
         assert await sink.count(copied.table) == 0
     if name == "numeric(10,2)":
         async with DuckDBSink(DuckDBSinkConfig(tmp_path / "copy.duckdb", numeric="text"), CONTEXT) as sink:
-            await put(sink, copied.batch)
+            await kept(sink, [copied.batch])
             _, rows = await sink.query("select v from public.t1 order by id")
             assert rows == [("NaN",), (None,)]
 
@@ -165,7 +165,7 @@ async def test_numbers_and_arrays_as_chosen(database: Database, tmp_path: Path) 
     ]
     async with DuckDBSink(choices, CONTEXT) as sink:
         for number, (name, values, _, _) in enumerate(examples):
-            await put(sink, Copied(database, name, values, number).batch)
+            await kept(sink, [Copied(database, name, values, number).batch])
     with duckdb.connect(str(tmp_path / "copy.duckdb")) as connection:
         for number, (_, _, kind, expected) in enumerate(examples):
             rows = connection.execute(
@@ -183,7 +183,7 @@ async def test_an_array_of_two_dimensions_is_no_list(database: Database, tmp_pat
     copied = Copied(database, "int4[]", ("{{1,2},{3,4}}",), 1)
     async with DuckDBSink(DuckDBSinkConfig(tmp_path / "copy.duckdb", arrays="list"), CONTEXT) as sink:
         with pytest.raises(TableStopped):
-            await put(sink, copied.batch)
+            await kept(sink, [copied.batch])
 
 
 def _text(kind: str) -> str:

@@ -42,7 +42,7 @@ class Applier:
             self._net(table, net)
 
     def _insert(self, incoming: Incoming) -> int:
-        return self._store.changed(
+        return incoming.run(
             f"insert into {incoming.table.sql} ({names(incoming.table, incoming.columns)}) {incoming.select()}"
         )
 
@@ -59,7 +59,7 @@ class Applier:
 
     def _delete(self, incoming: Incoming) -> int:
         table = incoming.table
-        return self._store.changed(
+        return incoming.run(
             f"delete from {table.sql} as t using ({incoming.select()}) as u where {matched(table)}"
         )
 
@@ -74,7 +74,7 @@ class Applier:
 
     def _merge(self, incoming: Incoming) -> int:
         table, columns = incoming.table, incoming.columns
-        return self._store.changed(
+        return incoming.run(
             f"merge into {table.sql} as t using ({incoming.select()}) as u on {matched(table)} "
             f"when matched then update set {_assigned(table, columns)} "
             f"when not matched then insert ({names(table, columns)}) "
@@ -83,7 +83,7 @@ class Applier:
 
     def _update(self, incoming: Incoming) -> int:
         table = incoming.table
-        return self._store.changed(
+        return incoming.run(
             f"update {table.sql} as t set {_assigned(table, incoming.columns)} from ({incoming.select()}) as u "
             f"where {matched(table)}"
         )

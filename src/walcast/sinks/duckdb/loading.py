@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -46,13 +45,12 @@ class Loader:
                 if native and temporal:
                     continue
                 raise table.stopped(error.message, hint=_choose(table)) from None
-            incoming = Incoming(table, tuple(columns), native, system)
-            with self._store.arrow(incoming.view, arrow):
-                try:
-                    return apply(incoming)
-                except (duckdb.DataError, duckdb.InvalidInputException):
-                    self._store.rollback()
-                    raise self._refused(incoming) from None
+            incoming = Incoming(self._store, table, tuple(columns), arrow, native, system)
+            try:
+                return apply(incoming)
+            except (duckdb.DataError, duckdb.InvalidInputException):
+                self._store.rollback()
+                raise self._refused(incoming) from None
         raise AssertionError("text holds every date")
 
     def _refused(self, incoming: Incoming) -> Exception:
@@ -61,7 +59,7 @@ class Loader:
         for number in incoming.columns:
             column = table.columns[number]
             try:
-                self._store.execute(f"select count({incoming.value(number)}) {incoming.source}")
+                incoming.run(f"select count({incoming.value(number)}) {incoming.source}")
             except duckdb.Error:
                 return table.stopped(
                     f"a value of column {column.name!r} does not fit DuckDB's {column.target}",
@@ -73,24 +71,36 @@ class Loader:
 class Incoming:
     """Rows to be loaded, as SQL sees them: `source` is a from clause, `value` a column in the copy's type."""
 
-    _names = itertools.count()
-
-    def __init__(self, table: Table, columns: tuple[int, ...], native: bool, system: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        table: Table,
+        columns: tuple[int, ...],
+        arrow: ArrowTable,
+        native: bool,
+        system: bool,
+    ) -> None:
         self.table = table
         self.columns = columns
-        self.native = native
-        self.view = f"_walcast_in_{next(self._names) % 1000}"
+        self._store = store
+        self._arrow = arrow
+        self._native = native
         places = [*(SYSTEM if system else ()), *(f"c{number}" for number in columns)]
-        self.source = f"from {self.view} as s({', '.join(places)})"
+        self.source = f"from _walcast_in as s({', '.join(places)})"
+
+    def run(self, statement: str) -> int:
+        """Runs a statement over them; how many rows it touched, if it says so."""
+        rows = self._store.scan(statement, self._arrow)
+        return int(rows[0][0]) if rows else 0
 
     def value(self, number: int) -> str:
         """The new value of a column."""
-        return loaded(f"s.c{number}", self.table.columns[number].target, self.native)
+        return loaded(f"s.c{number}", self.table.columns[number].target, self._native)
 
     def old(self, number: int) -> str:
         """The old value of a column, or null when none was sent."""
         place = f"struct_extract_at(s._old, {number + 1})"
-        return loaded(place, self.table.columns[number].target, self.native)
+        return loaded(place, self.table.columns[number].target, self._native)
 
     def select(self, numbers: Sequence[int] | None = None) -> str:
         """Selects columns in the copy's types, under their `c` names."""

@@ -190,11 +190,10 @@ class Replay:
             sent = "s._old is not null" if not table.key or number in table.key else _whole_old(table)
             columns.append(f"if(list_contains(s._unchanged, {number}) and {sent}, {old}, {new}) as n{number}")
             columns.append(f"{old} as o{number}")
-        self._store.execute(
+        return incoming.run(
             f"create or replace temp table {STAGE} as select _commit_lsn as lsn, _ordinal as ordinal, {', '.join(columns)} "
             f"{incoming.source}"
         )
-        return 0
 
     def _apply_keyed(self, table: Table, plan: Plan) -> None:
         self._fill_gone(list(plan.gone.values()), [1] * len(plan.gone))

@@ -1,4 +1,8 @@
-"""The DuckDB sink: each batch one DuckDB transaction, with the checkpoint in it."""
+"""The DuckDB sink: batches, and the checkpoint after them, in one DuckDB transaction.
+
+A commit costs as much as a thousand rows, so a write only adds to the open transaction, and a flush commits it. The
+pipeline flushes at once when nothing more comes, and every tenth of a second while it does.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +37,8 @@ _TARGET = """select target_schema, target_table from _walcast.tables
 class DuckDBSink:
     """Keeps tables of a DuckDB file in step. Exactly once: data and checkpoint are one transaction.
 
-    A transaction that comes in parts stays open until its last part: DuckDB keeps what does not fit `memory_limit`
-    on disk, and readers see all of it or nothing. Columns dropped at the source keep their last values.
+    A transaction that comes in parts is never split: DuckDB keeps what does not fit `memory_limit` on disk, and readers
+    see all of it or nothing. Columns dropped at the source keep their last values.
     """
 
     keeps_checkpoint = True
@@ -46,6 +50,7 @@ class DuckDBSink:
         self._tables = Tables(self._store, config.schema, choices)
         self._applier = Applier(self._store, choices)
         self._prepared: dict[TableId, Table] = {}
+        self._reached: Checkpoint | None = None
         self._next_part = 0
 
     async def __aenter__(self) -> Self:
@@ -69,7 +74,7 @@ class DuckDBSink:
         return await self._store.call(self._write, batch)
 
     async def flush(self) -> None:
-        """Nothing waits: a write that is not part of an open transaction was durable when it returned."""
+        await self._store.call(self._flush)
 
     def journal(self) -> Journal:
         return self._store.journal()
@@ -87,16 +92,13 @@ class DuckDBSink:
         return await self._store.read(statement)
 
     def _prepare(self, relation: Relation) -> None:
-        joins = self._store.in_transaction
+        stopped: TableStopped | None = None
         with self._whole_or_nothing():
             self._store.begin()
-            stopped: TableStopped | None = None
             try:
                 self._prepared[relation.table] = self._tables.ready(relation)
             except TableStopped as error:
-                stopped = error  # nothing was changed: the earlier parts of a transaction stay
-            if not joins:
-                self._store.commit(None)
+                stopped = error  # nothing was changed: what the open transaction holds stays
         if stopped is not None:
             raise stopped
 
@@ -108,21 +110,24 @@ class DuckDBSink:
             for relation in batch.relations:
                 if batch.kind == "snapshot" or any(batch.counts(relation).values()):
                     self._apply(self._table(relation), batch)
-            if self._next_part:
-                return Durability.ACCEPTED
-            self._store.commit(batch.checkpoint)
-        return Durability.DURABLE
+        self._reached = batch.checkpoint or self._reached
+        return Durability.ACCEPTED
+
+    def _flush(self) -> None:
+        if not self._next_part:
+            with self._whole_or_nothing():
+                self._store.commit(self._reached)
 
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:
-        """On an error every part of the open transaction is rolled back."""
+        """On an error the open transaction is rolled back, with all that it holds."""
         try:
             with translated(self._store.path):
                 yield
         except BaseException:
             self._store.rollback()
             self._prepared.clear()
-            self._next_part = 0
+            self._reached, self._next_part = None, 0
             raise
 
     def _follow_parts(self, batch: Batch) -> None:

@@ -105,20 +105,13 @@ class Store:
 
     def changed(self, statement: str, parameters: object = None) -> int:
         """Runs an insert, update or delete; how many rows it touched."""
-        rows = self.execute(statement, parameters)
-        return int(rows[0][0]) if rows else 0
+        return int(self.execute(statement, parameters)[0][0])
 
-    @contextmanager
-    def arrow(self, name: str, table: object) -> Iterator[None]:
-        """An Arrow table that statements can select from under `name`."""
+    def scan(self, statement: str, _walcast_in: object) -> list[tuple[Any, ...]]:
+        """Runs a statement that selects from `_walcast_in`: an Arrow table, which DuckDB finds by its variable's name.
+        (A registered view would be an entry in the catalog, made and dropped for each batch.)"""
         assert self._connection is not None
-        self._connection.register(name, table)
-        try:
-            yield
-        finally:
-            if self._connection is not None:
-                with suppress(duckdb.Error):  # after an error nothing is possible before the rollback
-                    self._connection.unregister(name)
+        return self._connection.execute(statement).fetchall()
 
     def begin(self) -> None:
         """Joins the open transaction, or starts one."""
@@ -128,6 +121,7 @@ class Store:
 
     def commit(self, checkpoint: Checkpoint | None) -> None:
         """Makes the transaction durable, with the checkpoint, if the stored one is still what this store knows."""
+        self.begin()
         if checkpoint is not None and checkpoint != self._checkpoint:
             self._save(checkpoint)
         self.execute("commit")
@@ -182,7 +176,7 @@ class Store:
             )
         with self._connection.cursor() as cursor:
             try:
-                cursor.execute("set TimeZone = 'UTC'")
+                cursor.execute("set TimeZone = 'UTC'; set python_enable_replacements = false")
                 cursor.execute("begin transaction read only")
                 text = f"select cast(columns(*) as varchar) from (\n{statement.strip().rstrip(';')}\n) limit {limit}"
                 result = cursor.execute(text)
