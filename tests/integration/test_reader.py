@@ -352,8 +352,10 @@ def test_an_error_of_the_server_keeps_its_sqlstate(published: Database, decoder:
     with reading(published, decoder) as stream:
         insert(published, 1, 1)
         published.execute("insert into grants values ('{=r/postgres}')")
-        assert ids(stream.next()[0]) == [1]
-        reason, sqlstate, message = stream.end()
+        first, *_, last = stream.until(lambda item: item.kind == "end")
+        assert ids(first) == [1]
+        assert last.error is not None
+        reason, sqlstate, message = last.error
         assert (reason, sqlstate) == ("server", "42883")
         assert "aclitem" in message
 
