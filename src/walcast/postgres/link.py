@@ -51,7 +51,6 @@ class Link:
         self._confirmed = confirmed
         self._loop = asyncio.get_running_loop()
         self._fd = reader.fileno()
-        self._loop.add_reader(self._fd, self._ready.set)
         self.failure: WalcastError | None = None
         """Why we hung up ourselves."""
         self._closed = False
@@ -74,11 +73,17 @@ class Link:
                 break
             if self.failure is not None:
                 raise self.failure
+            self._loop.add_reader(self._fd, self._arrived)
             try:
                 await asyncio.wait_for(self._ready.wait(), self._receive_timeout / _CHECKS_OF_SILENCE)
             except TimeoutError:
                 self._check_silence(waited)
         return Delivery(*self._taken.popleft())
+
+    def _arrived(self) -> None:
+        """Once for each wait: the descriptor stays readable until somebody takes, which may be long."""
+        self._loop.remove_reader(self._fd)
+        self._ready.set()
 
     def confirm(self, through: Lsn) -> None:
         self._confirmed = max(self._confirmed, through)
