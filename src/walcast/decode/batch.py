@@ -97,6 +97,10 @@ class StreamBatch:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def __bool__(self) -> bool:
+        """Also without changes it may carry a checkpoint, or end a transaction's parts."""
+        return True
+
     def __repr__(self) -> str:
         return f"<StreamBatch {self.kind}, {len(self)} changes, checkpoint {self._checkpoint}, part {self._part}>"
 
