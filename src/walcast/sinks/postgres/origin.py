@@ -33,13 +33,12 @@ class Origin:
     def __init__(self, name: str, wanted: Switch) -> None:
         self._name = sql.Literal(name)
         self._wanted = wanted
-        self._tried = wanted == "off"
+        self.settled = wanted == "off"
+        """Nothing is left to be tried."""
         self.active = False
 
     def set_up(self, session: Session) -> None:
         """Raises RetryableError while another session holds it, OperatorError when it is demanded and refused."""
-        if self._tried:
-            return
         try:
             if session.query(_KNOWN.format(self._name)) == [(None,)]:
                 session.query(_CREATE.format(self._name))
@@ -49,7 +48,7 @@ class Origin:
             if self._wanted == "on" or failure.sqlstate == OBJECT_IN_USE:
                 raise failure.error("setting up the replication origin") from None
             log.warning("replication_origin_unavailable", extra={"sqlstate": failure.sqlstate})
-        self._tried = True
+        self.settled = True
 
     def stamp(self, batch: Batch) -> list[Command]:
         """Gives the transaction the source's position and commit time."""

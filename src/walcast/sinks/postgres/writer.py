@@ -176,7 +176,10 @@ class Writer:
 
     def _frame(self, batch: Batch) -> list[Command]:
         """Fences other writers off, and moves the checkpoint, before anything is touched."""
-        self._origin.set_up(self._session)
+        if not self._origin.settled:
+            # A second writer is to hear that it is one, not that the origin is taken.
+            self._run_commands([_BEGIN, self._store.hold(self.held), _COMMIT])
+            self._origin.set_up(self._session)
         moves = batch.checkpoint is not None and batch.part is None
         fence = (
             self._store.move(self.held, batch.checkpoint)
