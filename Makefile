@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt native/build_hook.py $(RUST)
 	touch $@
 
 demo: setup ## Replicate a live PostgreSQL into four copies and compare them (CHECK=1: unattended, one JSON line)
-	@$(BIN)/python -m walcast.app.demo $(if $(CHECK),--check)
+	@$(BIN)/walcast demo $(if $(CHECK),--check)
 
 test: export WALCAST_NATIVE = require
 test: check rust pytest ## Everything that must hold: checks, Rust tests, Python tests, the docs' commands
