@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from tests.property.samples import SETTINGS, given_types, has_xml
 from type_values import EXTENSIONS, RANDOM, SCHEMA, SINCE, VALUES
 
 from walcast.decode import NATIVE, TWIN
@@ -18,22 +19,6 @@ from walcast.decode.frames import Implementation
 from walcast.testing.postgres import Database, PostgresServer
 
 DECODERS = [TWIN] if NATIVE is None else [NATIVE, TWIN]
-
-SETTINGS = (
-    "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 -c bytea_output=hex "
-    "-c lc_monetary=C -c client_encoding=UTF8 -c search_path="
-)
-CATALOG = """
-select t.oid::int8, t.typname::text,
-       case t.typtype when 'e' then 'enum' when 'd' then 'domain' when 'c' then 'composite' when 'r' then 'range'
-            when 'm' then 'multirange' else case when t.typelem <> 0 and t.typlen = -1 then 'array' else 'base' end end,
-       coalesce(nullif(t.typelem, 0), nullif(t.typbasetype, 0), r.rngsubtype, {multirange} 0)::int8,
-       array(select a.attname::text from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 order by a.attnum),
-       array(select a.atttypid::int8 from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 order by a.attnum),
-       coalesce(e.typdelim, ',')::text
-from pg_type t left join pg_range r on r.rngtypid = t.oid {join} left join pg_type e on e.oid = t.typelem
-where t.oid >= 16384
-"""
 
 
 @pytest.fixture(scope="module", params=(13, 15, 18), ids=lambda version: f"pg{version}")
@@ -66,7 +51,7 @@ def test_every_value_is_printed_as_the_server_prints_it(typed: tuple[psycopg.Con
             wanted.update({name: list(values) for name, values in types.items()})
     if not has_xml(connection):
         del wanted["xml"]
-    catalog = given_types(connection, version)
+    catalog = given_types(connection)
     for name, values in wanted.items():
         rows = sql.SQL(", ").join(sql.SQL("({})").format(sql.Literal(value)) for value in [*values, None])
         query = sql.SQL("select x.column1::{} from (values {}) x").format(sql.SQL(name), rows)
@@ -76,8 +61,8 @@ def test_every_value_is_printed_as_the_server_prints_it(typed: tuple[psycopg.Con
 def test_random_values_are_printed_as_the_server_prints_them(
     typed: tuple[psycopg.Connection[Any], int],
 ) -> None:
-    connection, version = typed
-    catalog = given_types(connection, version)
+    connection, _ = typed
+    catalog = given_types(connection)
     connection.execute("select setseed(0.42)")
     for name, expression in RANDOM.items():
         connection.execute(
@@ -93,7 +78,7 @@ def test_random_values_are_printed_as_the_server_prints_them(
 def test_floats_of_random_bits_are_printed_as_the_server_prints_them(
     typed: tuple[psycopg.Connection[Any], int], name: str, size: int, mantissa: int
 ) -> None:
-    connection, version = typed
+    connection, _ = typed
     draw = random.Random(1)
     bias = (1 << (8 * size - mantissa - 2)) - 1
     bits = [draw.getrandbits(8 * size) for _ in range(3000)]
@@ -110,17 +95,15 @@ def test_floats_of_random_bits_are_printed_as_the_server_prints_them(
         copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
         copy.write(b"".join(struct.pack(">hi", 1, size) + number.to_bytes(size) for number in bits))
         copy.write(b"\xff\xff")
-    assert_equal_text(
-        connection, given_types(connection, version), name, sql.SQL("select v from pg_temp.bits")
-    )
+    assert_equal_text(connection, given_types(connection), name, sql.SQL("select v from pg_temp.bits"))
 
 
 def test_types_that_only_the_server_can_print_are_known_as_such(
     typed: tuple[psycopg.Connection[Any], int],
 ) -> None:
-    connection, version = typed
+    connection, _ = typed
     for decoder in DECODERS:
-        assert_only_known_gaps(connection, decoder.Catalog(given_types(connection, version)))
+        assert_only_known_gaps(connection, decoder.Catalog(given_types(connection)))
 
 
 def assert_only_known_gaps(connection: psycopg.Connection[Any], catalog: Any) -> None:
@@ -188,27 +171,7 @@ def want_text(value: bytes | None, name: str) -> str | None:
     return None if value is None else value.decode()
 
 
-def has_xml(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the server was built with libxml."""
-    try:
-        connection.execute("select '<a/>'::xml")
-    except psycopg.errors.FeatureNotSupported:
-        return False
-    return True
-
-
 def copied(connection: psycopg.Connection[Any], query: sql.Composable, form: str) -> list[bytes]:
     statement = sql.SQL("copy ({}) to stdout (format {})").format(query, sql.SQL(form))
     with connection.cursor().copy(statement) as copy:
         return [bytes(piece) for piece in copy]
-
-
-def given_types(connection: psycopg.Connection[Any], version: int) -> list[Any]:
-    """What the source's catalog says of types that are not built in, as `Catalog` takes it."""
-    multirange = "m.rngtypid," if version >= 14 else ""
-    join = "left join pg_range m on m.rngmultitypid = t.oid" if version >= 14 else ""
-    rows = connection.execute(CATALOG.format(multirange=multirange, join=join)).fetchall()
-    return [
-        (oid, name, kind, element, list(zip(names, oids, strict=True)), delimiter)
-        for oid, name, kind, element, names, oids, delimiter in rows
-    ]

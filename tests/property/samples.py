@@ -49,13 +49,14 @@ def load(connection: psycopg.Connection[Any], version: int) -> Samples:
     for since, types in SINCE.items():
         for name, values in types.items() if version >= since else ():
             wanted.setdefault(name, []).extend(values)
-    if not _has_xml(connection):
+    if not has_xml(connection):
         del wanted["xml"]
     found = [_sample(connection, name, values) for name, values in wanted.items()]
     return Samples(found, given_types(connection))
 
 
 def given_types(connection: psycopg.Connection[Any]) -> list[Any]:
+    """What the catalog says of types that are not built in, as `Catalog` takes it."""
     return [
         (oid, name, kind, element, list(zip(names, oids, strict=True)), delimiter)
         for oid, name, kind, element, names, oids, delimiter in connection.execute(_GIVEN_TYPES)
@@ -83,7 +84,8 @@ def _raw(connection: psycopg.Connection[Any], binary: bool) -> list[bytes]:
     return [result.get_value(row, 0) or b"" for row in range(result.ntuples)]
 
 
-def _has_xml(connection: psycopg.Connection[Any]) -> bool:
+def has_xml(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server was built with libxml."""
     try:
         connection.execute("select '<a/>'::xml")
     except psycopg.errors.FeatureNotSupported:
