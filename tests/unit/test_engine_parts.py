@@ -33,6 +33,7 @@ from walcast.engine.journal import FileJournal
 from walcast.engine.ledger import Ledger
 from walcast.engine.metrics import METRICS, Metrics
 from walcast.engine.tables import TableBook
+from walcast.engine.tasks import end
 from walcast.model import (
     Checkpoint,
     ConfigError,
@@ -366,3 +367,22 @@ async def test_garbage_on_the_socket_is_answered_and_a_dead_socket_replaced(tmp_
         await writer.wait_closed()
     finally:
         await control.stop()
+
+
+async def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
+    lost = 0
+
+    async def deaf() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                lost += 1
+                if lost > 1:
+                    raise
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    await end(task, None)
+    assert task.cancelled()

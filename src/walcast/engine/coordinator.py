@@ -25,6 +25,7 @@ from walcast.engine.policy import Action, Verdict, classify
 from walcast.engine.settings import PipelineSettings
 from walcast.engine.statefile import StateFile
 from walcast.engine.status import SinkState
+from walcast.engine.tasks import end
 from walcast.engine.worker import SinkWorker
 from walcast.model import (
     Batch,
@@ -40,6 +41,9 @@ from walcast.model import (
 )
 
 log = logging.getLogger("walcast.engine")
+
+_ENOUGH = 2
+"""Batches waiting for a sink with which it is not short of work."""
 
 
 class _AllStopped(Exception):
@@ -285,12 +289,27 @@ class Coordinator:
                     self._backoff.reset()
                     if any(worker.inbox.unknown for worker in workers):
                         self.look()
+                    await self._appetite(session, workers)
                     if self._yield and not self._mid_transaction:
                         return
             raise SourceUnavailable("the stream ended", hint="it is opened again")
         finally:
             self._mid_transaction = False
             self.look()
+
+    async def _appetite(self, session: object, workers: list[SinkWorker]) -> None:
+        """Waits while every sink has batches to go on with: meanwhile those behind them grow, which is what makes a
+        sink that is slow on small ones fast."""
+        fed = [worker.inbox for worker in workers if worker.inbox.session is session]
+        if any(len(inbox) < _ENOUGH for inbox in fed):
+            return
+        taken = asyncio.Event()
+        for inbox in fed:
+            inbox.taken = taken
+        while fed and all(len(inbox) >= _ENOUGH for inbox in fed):
+            await taken.wait()
+            taken.clear()
+            fed = [inbox for inbox in fed if inbox.session is session]
 
     async def _put(self, worker: SinkWorker, session: object, batch: Batch) -> None:
         """Waits until the sink has room; detaches it when it has stalled while others could go on."""
@@ -356,16 +375,12 @@ class Coordinator:
         return next(errors, FatalError("every sink has ended"))
 
     async def _cancel_copy(self) -> None:
-        if self._copy is not None:
-            self._copy.cancel()
-            await asyncio.wait([self._copy])
-            self._copy = None
+        copy, self._copy = self._copy, None
+        await end(copy)
 
     async def _cancel_pump(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
-            self._pump = None
+        pump, self._pump = self._pump, None
+        await end(pump)
 
 
 def _slowest(positions: Sequence[Checkpoint | None]) -> Checkpoint | None:

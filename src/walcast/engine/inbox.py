@@ -15,6 +15,10 @@ from collections.abc import Iterator
 from walcast.engine.tables import TableBook
 from walcast.model import Batch, Checkpoint
 
+_MOST_BATCHES = 8
+"""More than so many do not wait for a slow sink: the stream waits, its reader gathers, and the next batch is bigger. A
+sink whose cost is by the batch catches up so, and lags by no more than so many writes."""
+
 
 class Inbox:
     """`session` is the stream or snapshot that may put batches here; None: detached."""
@@ -30,6 +34,8 @@ class Inbox:
         """The stream brought a table that nobody asked about; the coordinator looks and clears it."""
         self.wake = asyncio.Event()
         self.room = asyncio.Event()
+        self.taken = asyncio.Event()
+        """Set when the sink takes a batch or will take no more; whoever feeds several inboxes gives them one."""
         self.progress = time.monotonic()
         self._queue: deque[Batch] = deque()
         self._kept: deque[Batch] = deque()
@@ -44,6 +50,7 @@ class Inbox:
         """Takes no more; what is queued still goes out."""
         self.session = None
         self.room.set()
+        self.taken.set()
 
     def clear(self) -> None:
         """Drops everything: it will be sent again."""
@@ -63,7 +70,7 @@ class Inbox:
             return True
         mine = self._wanted(batch)
         if mine is not None:
-            if self.held and self.held + mine.nbytes > self.share:
+            if (self.held and self.held + mine.nbytes > self.share) or len(self._queue) >= _MOST_BATCHES:
                 return False
             self._queue.append(mine)
             self.held += mine.nbytes
@@ -130,6 +137,8 @@ class Inbox:
     def take(self) -> Batch:
         """The next batch. It counts as held until it is durable; a part or chunk until it is written."""
         batch = self._queue.popleft()
+        self.room.set()
+        self.taken.set()
         if batch.kind != "snapshot" and batch.part is None:
             self._kept.append(batch)
         else:

@@ -31,6 +31,7 @@ from walcast.engine.service import register
 from walcast.engine.settings import PipelineSettings
 from walcast.engine.statefile import StateFile
 from walcast.engine.status import PipelineStatus, SinkState
+from walcast.engine.tasks import end
 from walcast.engine.worker import Make, SinkWorker
 from walcast.model import (
     ConfigError,
@@ -103,7 +104,7 @@ class Pipeline:
         is left. What was in the sinks' hands is finished, flushed, saved and confirmed in either case."""
         self._phase = "waiting" if self.settings.hot_spare else "starting"
         stopped = asyncio.ensure_future(self._stop.wait())
-        running = asyncio.ensure_future(self._owning())
+        running = asyncio.create_task(self._owning())
         try:
             await asyncio.wait([stopped, running], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -118,9 +119,7 @@ class Pipeline:
             running.result()
         finally:
             stopped.cancel()
-            if not running.done():
-                running.cancel()
-                await asyncio.wait([running])
+            await end(running)
             self._phase = "stopped"
 
     def stop(self) -> None:
@@ -214,12 +213,10 @@ class Pipeline:
             coordinator.stopping = True
             coordinator.look()
             stopped.cancel()
-            observing.cancel()
             await asyncio.wait([coordinating], timeout=_GRACE)  # it may be connecting
-            coordinating.cancel()
+            await end(coordinating, observing)
             await self._drain()
-            confirming.cancel()
-            await asyncio.wait([coordinating, confirming, observing])
+            await end(confirming)
             with contextlib.suppress(Exception):  # what is not confirmed is sent again and dropped
                 await self._confirm()
             await coordinator.end()
@@ -236,9 +233,7 @@ class Pipeline:
             _, late = await asyncio.wait(tasks, timeout=self.settings.stop_timeout)
             for task in late:
                 log.warning("sink_stop_timeout", extra={"task": task.get_name()})
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+            await end(*late)
 
     async def _confirm_always(self) -> None:
         while True:

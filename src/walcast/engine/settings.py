@@ -21,7 +21,7 @@ class PipelineSettings:
     budget_bytes: int = field(default=64 << 20, metadata={"internal": True})
     """Memory for batches in all queues; each sink may hold an equal share."""
     stall_limit: float = _seconds(
-        60.0, "a sink that makes no progress for so long is detached, so that the others go on"
+        30.0, "a sink that makes no progress for so long is detached, so that the others go on"
     )
     retry_limit: float = _seconds(
         600.0, "how long a failing source or sink is tried again before it counts as stopped"

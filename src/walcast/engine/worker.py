@@ -24,6 +24,7 @@ from walcast.engine.policy import Action, Verdict, classify
 from walcast.engine.settings import PipelineSettings
 from walcast.engine.status import SinkState
 from walcast.engine.tables import TableBook
+from walcast.engine.tasks import end
 from walcast.model import Batch, Checkpoint, Fenced, KeepsJournal, Sink, TableStopped
 
 log = logging.getLogger("walcast.engine")
@@ -280,9 +281,7 @@ class SinkWorker:
             finally:
                 self.delivery = self._admission = None
                 self._admitted = False
-                if saver is not None:
-                    saver.cancel()
-                    await asyncio.wait([saver])
+                await end(saver)
 
     async def _enter(
         self, delivery: Delivery, checkpoint: Checkpoint | None, content: dict[str, Any]

@@ -75,7 +75,9 @@ class Link:
                 raise self.failure
             self._loop.add_reader(self._fd, self._arrived)
             try:
-                await asyncio.wait_for(self._ready.wait(), self._receive_timeout / _CHECKS_OF_SILENCE)
+                # Not wait_for: before Python 3.12 it loses a cancellation that comes together with a delivery.
+                async with asyncio.timeout(self._receive_timeout / _CHECKS_OF_SILENCE):
+                    await self._ready.wait()
             except TimeoutError:
                 self._check_silence(waited)
         return Delivery(*self._taken.popleft())
