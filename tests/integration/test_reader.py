@@ -271,7 +271,7 @@ def test_a_huge_transaction_is_spooled_while_it_is_written_and_comes_in_parts(
             assert int.from_bytes(first[7][0] or b"") == expected == first[3]
             assert item.ordinal == last
             expected = last + 1
-            assert stream.reader.stats()["budget_used"] <= budget + _MB
+            assert stream.reader.stats()["budget_used"] <= budget + _MB + 1024  # a part and its last row
             if parts == 3 and not slept:
                 # Longer than the server's patience: the rest of the replay waits for room, and answers.
                 slept = True

@@ -73,6 +73,8 @@ struct Shared {
     control: Arc<Event>,
     budget: Arc<Budget>,
     confirmed: AtomicU64,
+    /// The thread has whole transactions that it does not hand over while the queue has something.
+    holding: AtomicBool,
     poked: AtomicBool,
     stopping: AtomicBool,
     stats: Stats,
@@ -98,6 +100,7 @@ impl Reader {
             budget: Arc::new(Budget::with_room(control.clone())),
             control,
             confirmed: AtomicU64::new(settings.after_through),
+            holding: AtomicBool::new(false),
             poked: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             stats: Stats::default(),
@@ -119,6 +122,9 @@ impl Reader {
     pub fn take(&self) -> VecDeque<Item> {
         let mut queue = self.shared.queue();
         self.shared.ready.clear();
+        if self.shared.holding.load(Ordering::SeqCst) {
+            self.shared.control.set();
+        }
         std::mem::take(&mut queue)
     }
 
@@ -171,6 +177,12 @@ impl Drop for Reader {
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, VecDeque<Item>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether whoever takes has taken everything. If not, `take` will wake the thread when it is `holding` something.
+    fn hungry(&self, holding: bool) -> bool {
+        self.holding.store(holding, Ordering::SeqCst);
+        self.queue().is_empty()
     }
 
     fn push(&self, item: Item) {

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from walcast.engine.tables import TableBook
 from walcast.model import Batch, Checkpoint
 
-_MOST_BATCHES = 8
+_MOST_BATCHES = 4
 """More than so many do not wait for a slow sink: the stream waits, its reader gathers, and the next batch is bigger. A
 sink whose cost is by the batch catches up so, and lags by no more than so many writes."""
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{End, Item, Settings, Shared};
 use crate::assembler::{Assembler, Error, Fed};
-use crate::event::wait;
+use crate::event::{is_unix, wait};
 use crate::libpq::{Connection, Ended, Got, Payload};
 use crate::pace::Pace;
 
@@ -37,6 +37,8 @@ pub(super) struct Stream {
     next_idle: Instant,
     /// Since when whole transactions wait to be sealed.
     waiting: Option<Instant>,
+    /// Nothing that was handed over waits to be taken. Until then batches grow: they are wanted no sooner.
+    hungry: bool,
     /// The socket was left alone for a while before this turn.
     lingered: bool,
     /// The server wants an answer.
@@ -63,7 +65,7 @@ impl Stream {
         let after = settings.after_through;
         Stream {
             assembler: Assembler::new(settings.limits.clone(), after, shared.budget.clone()),
-            pace: Pace::new(settings.linger, now),
+            pace: Pace::new(settings.linger, is_unix(connection.socket()), now),
             now,
             told: after,
             received: after,
@@ -71,6 +73,7 @@ impl Stream {
             last_status: now,
             next_idle: now + settings.idle_interval,
             waiting: None,
+            hungry: true,
             lingered: false,
             asked: true,
             wanted: None,
@@ -114,10 +117,12 @@ impl Stream {
         }
         let (messages, empty) = self.drain()?;
         self.count(messages);
-        self.hand_over(due || (empty && !self.pace.busy()));
+        let wished = due || (empty && !self.pace.busy());
+        self.hungry = self.shared.hungry(self.waiting.is_some());
+        self.hand_over(wished && self.hungry);
         if empty {
             self.idle();
-            match self.pace.linger() {
+            match self.pace.linger(self.assembler.deep()) {
                 Some(linger) if messages > 0 => {
                     thread::sleep(linger);
                     self.lingered = true;
@@ -260,7 +265,7 @@ impl Stream {
         if self.shared.confirmed.load(Ordering::Acquire) > self.reported {
             due = due.min(self.last_status + CONFIRM_GAP);
         }
-        if let Some(since) = self.waiting.filter(|_| reading) {
+        if let Some(since) = self.waiting.filter(|_| reading && self.hungry) {
             due = due.min(since + self.settings.busy_wait);
         }
         let timeout = due.saturating_duration_since(self.now).as_micros().div_ceil(1000).min(60_000) as i32;
