@@ -256,6 +256,7 @@ async def test_what_the_server_says_becomes_a_remedy(
         await sink.prepare(batch.relations[0])
         with pytest.raises(kind) as error:
             await sink.write(batch)
+        assert type(error.value) is kind
         assert said in error.value.hint  # type: ignore[attr-defined]  # all of our tree have one
         assert "row 1" not in str(error.value)
         database.execute("drop trigger fail on t")

@@ -204,6 +204,21 @@ async def test_an_enum_grows(pair: Pair) -> None:
         assert target.execute("select enum_range(null::mood)::text") == [("{a,b,c}",)]
 
 
+@pytest.mark.parametrize("direct_rows", [0, 48])
+async def test_a_label_that_first_comes_with_a_row(pair: Pair, direct_rows: int) -> None:
+    origin, target = pair
+    origin.execute(
+        "create type mood as enum ('b'); create domain d as mood; create table t (id int primary key, m d, ms mood[])"
+    )
+    async with copying(origin, target, direct_rows=direct_rows) as copy:
+        await copy.run("insert into t values (1, 'b')")
+        await copy.run("alter type mood add value 'a' before 'b'", "insert into t values (2, 'a', '{b}')")
+        await copy.run(
+            "alter type mood add value 'it''s'", "insert into t values (3, null, '{b,it''s,NULL}')"
+        )
+        copy.assert_equal("t")
+
+
 async def test_a_thousand_columns(pair: Pair) -> None:
     origin, target = pair
     columns = ", ".join(f"c{n} int" for n in range(1000))

@@ -40,6 +40,12 @@ def adapters(binding: Binding, version: int) -> dict[int, Adapter]:
     return found
 
 
+def array_items(value: bytes) -> list[bytes | None]:
+    """The elements of an array's binary form."""
+    (dimensions,) = _I32.unpack_from(value, 0)
+    return _items(value, 12 + 8 * dimensions, 0)
+
+
 def _tsquery(value: bytes) -> tuple[bytes, int]:
     return (b"", 0) if value == b"\0\0\0\0" else (value, 1)
 

@@ -52,7 +52,7 @@ class Preparer:
         self._session = session
         self._store = store
         self._config = config
-        self._types = TypeMaker(session, config)
+        self.types = TypeMaker(session, config)
 
     def prepare(self, relation: Relation) -> Binding:
         """Raises TableStopped (this table only), OperatorError, StatementFailed."""
@@ -60,7 +60,7 @@ class Preparer:
         known = self._store.known(self._session, relation.oid)
         if known is not None and (known.schema, known.name) != (schema, relation.table.name):
             self._rename_table(known, schema, relation.table.name)
-        wire, oids = self._types.resolve(relation)
+        wire, oids = self.types.resolve(relation)
         target = load_table(self._session, schema, relation.table.name)
         incomplete = known.incomplete if known is not None else ""
         if target is None:
@@ -97,7 +97,7 @@ class Preparer:
                 f"the copy has no table {schema}.{relation.table.name}",
                 hint=f"create it there, or set create_tables = true; {_RESYNC.format(relation.table)}",
             )
-        self._types.make_schema(schema)
+        self.types.make_schema(schema)
         formats = self._formats(
             [(oid, column.typmod) for column, oid in zip(relation.columns, wire, strict=True)]
         )
@@ -185,7 +185,7 @@ class Preparer:
             or load_table(self._session, schema, name) is not None
         ):
             return
-        self._types.make_schema(schema)
+        self.types.make_schema(schema)
         if known.schema != schema:
             self._session.query(
                 sql.SQL("alter table {} set schema {}").format(old.identifier, sql.Identifier(schema))

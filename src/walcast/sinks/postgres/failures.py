@@ -16,8 +16,8 @@ UNIQUE_VIOLATION: Final = "23505"
 EXCLUSION_VIOLATION: Final = "23P01"
 FOREIGN_KEY_VIOLATION: Final = "23503"
 DIVISION_BY_ZERO: Final = "22012"
+INSUFFICIENT_PRIVILEGE: Final = "42501"
 INVALID_TEXT: Final = "22P02"
-UNDEFINED_TABLE: Final = "42P01"
 NOT_SUPPORTED: Final = "0A000"
 OBJECT_IN_USE: Final = "55006"
 CHANGED_TABLE: Final = ("42P01", "42703", "42804", "42P10", "428C9", "3F000", "42P16")
@@ -27,7 +27,7 @@ _CONSTRAINT = "drop the constraint at the copy, or make the copy's other rows ag
 _KINDS: Final[dict[str, tuple[type[WalcastError], str]]] = {
     "53100": (OperatorError, "free disk space at the target; nothing is lost, it goes on where it stopped"),
     "25006": (OperatorError, "the target is read-only or a standby: give the DSN of its primary"),
-    "42501": (OperatorError, "grant the sink's role what the message names, at the target"),
+    INSUFFICIENT_PRIVILEGE: (OperatorError, "grant the sink's role what the message names, at the target"),
     "23502": (OperatorError, "drop the not-null constraint at the copy, or give the column a default"),
     "23514": (OperatorError, "drop the check constraint at the copy"),
     UNIQUE_VIOLATION: (OperatorError, _CONSTRAINT),

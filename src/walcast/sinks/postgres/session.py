@@ -104,9 +104,9 @@ class Session:
 
     def script(self, steps: Sequence[Step]) -> list[int]:
         """Runs the steps in order; the rows that each touched. What follows a failed step is not run."""
-        for step in steps:
+        for number, step in enumerate(steps):
             if step.needs is not None:
-                self.prepare(step.needs)
+                self.prepare(step.needs, number)
         try:
             self.pg.send_query(b";\n".join(step.statement for step in steps))
             touched = [self._step(number, step) for number, step in enumerate(steps)]
@@ -142,15 +142,15 @@ class Session:
             if not self.broken and self.pg.pipeline_status != PipelineStatus.OFF:
                 self.pg.exit_pipeline_mode()
 
-    def prepare(self, prepared: Prepared) -> None:
-        """Prepares a statement, once a connection."""
+    def prepare(self, prepared: Prepared, step: int = 0) -> None:
+        """Prepares a statement, once a connection, for that step of a script."""
         if prepared.name in self._prepared:
             return
         try:
             self.pg.send_prepare(prepared.name.encode(), prepared.statement, prepared.types)
             result = self._next()
             if result is None or result.status != ExecStatus.COMMAND_OK:
-                raise self._failed(result, 0)
+                raise self._failed(result, step)
             self._drain()
         except psycopg.Error:
             raise self._lost() from None

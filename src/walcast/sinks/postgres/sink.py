@@ -207,7 +207,8 @@ class PostgresSink:
             await asyncio.shield(self._connection.cancel_safe(timeout=5))
         done, _ = await asyncio.wait([future], timeout=5)
         if not done:
-            self._session.abort()
+            with contextlib.suppress(psycopg.Error, OSError):
+                self._session.abort()
             done, _ = await asyncio.wait([future], timeout=5)
         for ended in done:
             ended.exception()  # seen: it ended because it was told to

@@ -41,6 +41,19 @@ class TypeMaker:
         oids = {info.oid: self._oid(info, have, relation) for info in within}
         return wire, oids
 
+    def add_labels(self, info: TypeInfo, labels: set[str]) -> bool:
+        """Adds labels that the copy's enum does not have, in no particular place; whether there were any."""
+        name = self._name(info)
+        have = load_types(self._session, {name}).get(name)
+        new = sorted(labels - set(have.labels)) if have is not None and self._config.create_tables else []
+        for label in new:
+            self._session.query(
+                sql.SQL("alter type {} add value if not exists {}").format(
+                    sql.Identifier(*name), sql.Literal(label)
+                )
+            )
+        return bool(new)
+
     def make_schema(self, schema: str) -> None:
         if self._session.query(_HAS_SCHEMA.format(sql.Literal(schema))):
             return

@@ -13,7 +13,7 @@ All of it blocks; the sink calls it in its thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NoReturn
 
 from walcast.model import (
@@ -29,16 +29,20 @@ from walcast.model import (
 from walcast.sinks.postgres.bulk import Mode, TableStep, Work, work
 from walcast.sinks.postgres.config import PostgresSinkConfig
 from walcast.sinks.postgres.ddl import Preparer
+from walcast.sinks.postgres.execution import Executor, Failed
 from walcast.sinks.postgres.failures import (
     CHANGED_TABLE,
     DIVISION_BY_ZERO,
     FOREIGN_KEY_VIOLATION,
+    INSUFFICIENT_PRIVILEGE,
+    INVALID_TEXT,
     NOT_SUPPORTED,
     StatementFailed,
 )
+from walcast.sinks.postgres.labels import labels
 from walcast.sinks.postgres.origin import Origin
 from walcast.sinks.postgres.plan import Plan
-from walcast.sinks.postgres.rows import RowCommand, in_order
+from walcast.sinks.postgres.rows import in_order
 from walcast.sinks.postgres.session import Command, Prepared, Session, Step
 from walcast.sinks.postgres.store import SCHEMA, Store
 
@@ -69,6 +73,7 @@ class Writer:
         self._config = config
         self._role = role
         self._origin = origin
+        self._executor = Executor(session)
         self._preparer = Preparer(session, store, config)
         self._plans: dict[int, Plan] = {}
         self._made = 0
@@ -164,12 +169,15 @@ class Writer:
         made = work(plan, batch.net(relation), "straight", 0)
         made.steps[:0] = steps
         try:
-            self._execute(opening, made, [_COMMIT])
+            self._executor.run(opening, made, [_COMMIT])
         except TableStopped:
             self.rollback()
             raise
-        except _Failed as failed:
+        except Failed as failed:
             self.rollback()
+            if failed.failure.sqlstate == INVALID_TEXT and self._new_labels(batch, plan):
+                self._snapshot(batch)
+                return
             self._give_up(failed)
         if plan.binding.incomplete:
             self.prepare(relation)
@@ -196,12 +204,12 @@ class Writer:
         while True:
             try:
                 made = self._work(batch, ways[0])
-                self._execute(opening, made, closing)
+                self._executor.run(opening, made, closing)
                 return
             except TableStopped:
                 self.rollback()
                 raise
-            except _Failed as failed:
+            except Failed as failed:
                 failure, plan = failed.failure, failed.plan
                 if self._session.in_transaction:
                     self._session.query(undo)
@@ -214,6 +222,8 @@ class Writer:
                         plan.doubts += 1
                     ways = ways[-1:] if failure.sqlstate == FOREIGN_KEY_VIOLATION and not few else ways[1:]
                     continue
+                if plan is not None and failure.sqlstate == INVALID_TEXT and self._new_labels(batch, plan):
+                    continue
                 altered = failure.sqlstate in (*CHANGED_TABLE, NOT_SUPPORTED)
                 if altered and plan is not None and not looked_again and undo == b"rollback":
                     looked_again = True
@@ -222,13 +232,30 @@ class Writer:
                 self.rollback()
                 self._give_up(failed)
 
-    def _give_up(self, failed: _Failed) -> NoReturn:
+    def _new_labels(self, batch: Batch, plan: Plan) -> bool:
+        """Adds enum labels that came with the data; whether there were any. They can be used after a commit only."""
+        in_parts = self.in_parts
+        found = labels(batch, plan.relation)
+        if not found:
+            return False
+        self.rollback()
+        added = [self._preparer.types.add_labels(info, names) for info, names in found.items()]
+        if any(added):
+            log.warning("enum_labels_added", extra={"table": str(plan.relation)})
+        if in_parts:
+            raise RetryableError(
+                "an enum grew at the copy; the transaction is sent again from its first part"
+            )
+        return any(added)
+
+    def _give_up(self, failed: Failed) -> NoReturn:
         """What concerns one table only stops that table."""
         error = failed.failure.error("writing")
         if (
             failed.plan is not None
             and type(error) is OperatorError
             and failed.failure.sqlstate[:2] in ("22", "23", "42")
+            and failed.failure.sqlstate != INSUFFICIENT_PRIVILEGE
         ):
             table = failed.plan.relation.table
             raise TableStopped(
@@ -263,64 +290,10 @@ class Writer:
             made.rows.append(in_order(batch.raw(), singly))
         return made
 
-    def _execute(self, opening: list[Command], made: Work, closing: list[Command]) -> None:
-        for plan, stage in made.stages:
-            if stage not in plan.staged:
-                self._session.query(plan.create_stage(stage))
-                plan.staged.add(stage)
-        if made.steps:
-            tail = [] if made.rows else closing
-            steps = [
-                *(TableStep(_step(command), None) for command in opening),
-                *made.steps,
-                *(TableStep(_step(command), None) for command in tail),
-            ]
-            self._run_steps(steps)
-            opening = []
-        if made.rows or not made.steps:
-            self._run_rows(opening, made.rows, closing)
-
-    def _run_steps(self, steps: list[TableStep]) -> None:
-        try:
-            self._session.script([step for step, _ in steps])
-        except StatementFailed as failure:
-            plan = steps[failure.step].plan if failure.step < len(steps) else None
-            raise _Failed(failure, plan) from None
-
-    def _run_rows(
-        self, opening: list[Command], rows: list[Iterator[RowCommand]], closing: list[Command]
-    ) -> None:
-        sent: list[RowCommand | None] = []
-
-        def commands() -> Iterator[Command]:
-            for command in opening:
-                sent.append(None)
-                yield command
-            for some in rows:
-                for row in some:
-                    sent.append(row)
-                    yield row.command
-            for command in closing:
-                sent.append(None)
-                yield command
-
-        try:
-            touched = self._session.pipeline(commands())
-        except StatementFailed as failure:
-            row = sent[failure.step] if failure.step < len(sent) else None
-            raise _Failed(failure, row.plan if row is not None else None) from None
-        lost: dict[str, int] = {}
-        for row, count in zip(sent, touched, strict=True):
-            if row is not None and row.finds and count == 0:
-                table = str(row.plan.relation)
-                lost[table] = lost.get(table, 0) + 1
-        for table, count in lost.items():
-            log.warning("rows_missing_at_copy", extra={"table": table, "rows": count})
-
     def _run_commands(self, commands: Iterable[Command]) -> None:
         try:
-            self._run_rows(list(commands), [], [])
-        except _Failed as failed:
+            self._executor.rows(list(commands), [], [])
+        except Failed as failed:
             self.rollback()
             if failed.failure.sqlstate == DIVISION_BY_ZERO:
                 raise _fenced() from None
@@ -347,29 +320,6 @@ class Writer:
             self._session.forget(old.prefix)
             if old.staged:
                 self._session.query(*old.drop_stages())
-
-
-class _Failed(Exception):
-    """A statement failed; `plan` is the table's that it was about, None for the transaction's own."""
-
-    def __init__(self, failure: StatementFailed, plan: Plan | None) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
-        self.plan = plan
-
-
-def _step(command: Command) -> Step:
-    """A command without values of rows, as a statement of a script."""
-    prepared = command.prepared
-    if prepared.utility:
-        return Step(prepared.statement)
-    literals = b", ".join(_literal(value) for value in command.params)
-    call = b"(" + literals + b")" if literals else b""
-    return Step(b'execute "' + prepared.name.encode() + b'"' + call, None, prepared)
-
-
-def _literal(value: bytes | None) -> bytes:
-    return b"null" if value is None else b"'" + value.replace(b"'", b"''") + b"'"
 
 
 def _fenced() -> Fenced:
