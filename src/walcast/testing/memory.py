@@ -167,7 +167,9 @@ class MemorySink:
         if change.op != "snapshot":
             epoch = self._reached.epoch if self._reached is not None else 0
             at = (epoch, change.position)
-            several = change.op == "truncate" and at == store.last  # tables truncated together share a position
+            several = (
+                change.op == "truncate" and at == store.last
+            )  # tables truncated together share a position
             if store.last is not None and at <= store.last and not several:
                 if self._keeps:
                     raise FatalError(f"change {change.position} came after {store.last[1]}")
