@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,16 +61,16 @@ class Background:
         self.check(self.out.read_text() + self.err.read_text())
         return code
 
-    def says(self, text: str, timeout: float = 30) -> str:
-        """Waits until it has said that, on either output; all that it said."""
+    def says(self, pattern: str, timeout: float = 30) -> str:
+        """Waits until it has said something that the regular expression finds, on either output; all that it said."""
         deadline = time.monotonic() + timeout
         while True:
             said = self.out.read_text() + self.err.read_text()
-            if text in said:
+            if re.search(pattern, said):
                 return said
             ended = self.process.poll()
             assert ended is None, f"it ended with {ended}: {said}"
-            assert time.monotonic() < deadline, f"no {text!r} within {timeout} s: {said}"
+            assert time.monotonic() < deadline, f"no {pattern!r} within {timeout} s: {said}"
             time.sleep(0.05)
 
 
@@ -98,11 +99,14 @@ class Person:
         code: int = 0,
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
+        file_limit_kb: int | None = None,
         timeout: float = 60,
     ) -> Answer:
-        """Runs `walcast` to its end and expects this exit code."""
+        """Runs `walcast` to its end and expects this exit code. `file_limit_kb`: no file may grow beyond it, as on a disk
+        that is full."""
+        limited = ["bash", "-c", f'ulimit -f {file_limit_kb}; exec "$0" "$@"'] if file_limit_kb else []
         done = subprocess.run(
-            [PROGRAM, *arguments],
+            [*limited, PROGRAM, *arguments],
             cwd=self.folder,
             env=self.environment | dict(env or {}),
             input=stdin,

@@ -48,7 +48,7 @@ def configure(person: Person, shop: Database, dsn: str, more: str = "") -> None:
 def running(person: Person, *arguments: str) -> Background:
     """A pipeline in the background that has its copies and follows the stream."""
     pipeline = person.start("run", *arguments)
-    pipeline.says("stream_opened")
+    pipeline.says(r"stream_begins.*(lake.*changes|changes.*lake).*\n.*stream_opened")
     return pipeline
 
 
@@ -93,6 +93,8 @@ def test_from_nothing_to_a_copy(person: Person, shop: Database, secret_dsn: str)
     assert person.run("--json", "config", "show").json["sinks"]["duckdb"]["path"] == "copy.duckdb"
 
     assert "no such slot yet" in person.run("status").out
+    assert "no copy yet" in person.run("query", "duckdb", "select 1", code=3).error
+    assert not (person.folder / ".walcast").exists(), "asking makes nothing"
     person.run("run", "--until", "now")
     assert person.run("query", "duckdb", "select count(*) as n from shop.fruit").out.split() == ["n", "100"]
     rows = person.run("query", "duckdb", "select id, name from shop.fruit order by id limit 1", "--json").json

@@ -9,10 +9,12 @@ from typing import cast
 from walcast.app import registry
 from walcast.app.settings import Settings, SinkSettings
 from walcast.engine import Pipeline
-from walcast.model import Sink, SinkFactory, Source
+from walcast.model import ConfigError, OperatorError, Sink, SinkFactory, Source
 from walcast.postgres.config import SourceConfig
+from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.preflight import Finding
 from walcast.postgres.preflight import preflight as preflight_source
+from walcast.postgres.preflight.server import version_finding
 from walcast.postgres.source import PostgresSource
 
 
@@ -26,6 +28,15 @@ def source_config(settings: Settings) -> SourceConfig:
         batch_bytes=min(settings.source.batch_bytes, settings.pipeline.memory // 8),
         spool_dir=settings.source.spool_dir or str(settings.pipeline.state_dir / "spool"),
     )
+
+
+async def connect_source(config: SourceConfig, role: str) -> Connection:
+    """A connection beside the pipeline's own. Raises what `connect` raises, and OperatorError for a server too old."""
+    connection = await connect(config.dsn, application=application_name(config.name, role))
+    for finding in version_finding(connection.info.server_version):
+        await connection.close()
+        raise OperatorError(finding.message, hint=finding.hint)
+    return connection
 
 
 def make_source(settings: Settings) -> PostgresSource:
@@ -43,7 +54,13 @@ def sink_factories(settings: Settings) -> dict[str, SinkFactory]:
     return {sink.name: factory(sink) for sink in settings.sinks}
 
 
+_NO_SINKS = ("there is no sink", "add a [sinks.NAME] table; kinds: walcast sinks")
+
+
 def make_pipeline(settings: Settings, source: Source, *, standby: bool = False) -> Pipeline:
+    """The pipeline, not started. Raises ConfigError when there is no sink."""
+    if not settings.sinks:
+        raise ConfigError(_NO_SINKS[0], hint=_NO_SINKS[1])
     engine = dataclasses.replace(settings.engine, budget_bytes=settings.pipeline.memory, hot_spare=standby)
     return Pipeline(
         source, sink_factories(settings), settings.pipeline.state_dir, engine, name=settings.pipeline.name
@@ -54,7 +71,5 @@ async def preflight(settings: Settings) -> list[Finding]:
     """What would stand in the way of `run`: of the source, and of the sinks' clients."""
     findings = await preflight_source(source_config(settings))
     if not settings.sinks:
-        findings.append(
-            Finding("error", "no_sinks", "there is no sink", "add a [sinks.NAME] table; kinds: walcast sinks")
-        )
+        findings.append(Finding("error", "no_sinks", *_NO_SINKS))
     return findings

@@ -13,7 +13,8 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from walcast.app.compose import make_source, sink_factories, source_config
+from walcast.app import registry
+from walcast.app.compose import connect_source, make_source, sink_factories, source_config
 from walcast.app.reading import reading
 from walcast.app.settings import Settings
 from walcast.app.token import Token
@@ -28,7 +29,6 @@ from walcast.model import (
     Lsn,
     OperatorError,
     RetryableError,
-    Sink,
     SinkContext,
     SlotState,
     SourceIdentity,
@@ -79,11 +79,14 @@ async def _ask(
 async def _status_at_rest(settings: Settings) -> dict[str, Any]:
     async with make_source(settings) as source:
         slot, position = await source.slot(), await source.position()
-        async with owned(settings.pipeline.state_dir):
-            sinks = [
-                await _sink_at_rest(settings, name, source.identity, position)
-                for name in sink_factories(settings)
-            ]
+        if _has_run(settings):
+            async with owned(settings.pipeline.state_dir):
+                sinks = [
+                    await _sink_at_rest(settings, item.name, source.identity, position)
+                    for item in settings.sinks
+                ]
+        else:  # opening a store would make it
+            sinks = [_line(item.name, "new") for item in settings.sinks]
         described = {
             "identity": source.identity,
             "slot": slot.name if slot else settings.source.slot,
@@ -111,13 +114,7 @@ async def _sink_at_rest(
 ) -> dict[str, Any]:
     """Opens the store as the pipeline would, and reads where it stands."""
     state_dir = settings.pipeline.state_dir
-    line: dict[str, Any] = {
-        "name": name,
-        "state": "stopped",
-        "checkpoint": None,
-        "stopped_tables": [],
-        "error": None,
-    }
+    line = _line(name, "stopped")
     try:
         async with _opened(settings, name, identity) as sink:
             file = FileJournal(state_dir / "sinks" / f"{name}.json")
@@ -136,6 +133,14 @@ async def _sink_at_rest(
     if kept is not None:
         line |= {"checkpoint": kept, "lag_bytes": max(0, position - kept.through)}
     return line
+
+
+def _line(name: str, state: str) -> dict[str, Any]:
+    return {"name": name, "state": state, "checkpoint": None, "stopped_tables": [], "error": None}
+
+
+def _has_run(settings: Settings) -> bool:
+    return settings.pipeline.state_dir.is_dir()
 
 
 async def token(settings: Settings) -> Token:
@@ -220,7 +225,7 @@ async def resync(settings: Settings, tables: tuple[str, ...], sink: str | None) 
 
 async def _matching(settings: Settings, tables: Sequence[str]) -> list[TableId]:
     config = replace(source_config(settings), include=tuple(tables))
-    async with await connect(config.dsn, application=application_name(config.name, "resync")) as connection:
+    async with await connect_source(config, "resync") as connection:
         selection = (await read_wanted(connection, config)).selection
     for pattern in selection.unmatched:
         raise ConfigError(f"no table matches {pattern!r}", hint="patterns are schema.table with * and ?")
@@ -232,28 +237,29 @@ async def _matching(settings: Settings, tables: Sequence[str]) -> list[TableId]:
 async def query(settings: Settings, sink: str, statement: str) -> tuple[list[str], list[list[Any]]]:
     """Rows of an embedded copy."""
     _sinks(settings, sink)
+    kind = next(item.type for item in settings.sinks if item.name == sink)
+    if not hasattr(registry.sink(kind).load(), "query"):
+        raise OperatorError(f"sink {sink} is not an embedded copy", hint="ask the store itself")
     try:
         columns, rows = await _ask(settings, "query", {"sink": sink, "args": [statement]}, timeout=None)
         return columns, rows
     except NotRunning:
-        pass
+        if not _has_run(settings):
+            raise OperatorError("there is no copy yet", hint="make it with: walcast run") from None
     async with make_source(settings) as source:
         identity = source.identity
     async with owned(settings.pipeline.state_dir), _opened(settings, sink, identity) as opened:
-        ask = getattr(opened, "query", None)
-        if ask is None:
-            raise OperatorError(f"sink {sink} is not an embedded copy", hint="ask the store itself")
-        columns, rows = await ask(statement)
+        columns, rows = await opened.query(statement)
         return columns, [list(row) for row in rows]
 
 
-def _opened(settings: Settings, sink: str, identity: SourceIdentity) -> AbstractAsyncContextManager[Sink]:
+def _opened(settings: Settings, sink: str, identity: SourceIdentity) -> AbstractAsyncContextManager[Any]:
     context = SinkContext(settings.pipeline.name, sink, identity, str(settings.pipeline.state_dir))
     return sink_factories(settings)[sink](context)
 
 
 async def _connected(settings: Settings, role: str) -> Connection:
-    return await connect(settings.source.dsn, application=application_name(settings.pipeline.name, role))
+    return await connect_source(source_config(settings), role)
 
 
 async def slots(settings: Settings) -> list[SlotState]:
@@ -268,7 +274,7 @@ async def create_slot(settings: Settings, name: str | None) -> tuple[str, Lsn]:
     application = application_name(settings.pipeline.name, "slot")
     async with (
         owned(settings.pipeline.state_dir) if ours else contextlib.nullcontext(),
-        await connect(settings.source.dsn, application=application) as control,
+        await _connected(settings, "slot") as control,
         await connect(settings.source.dsn, application=application, replication=True) as replication,
     ):
         created = await slot_room.create_slot(

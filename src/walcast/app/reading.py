@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from walcast.app.compose import connect_source
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.publications import drop_publication, lacking
@@ -24,7 +25,7 @@ async def reading(config: SourceConfig, *, slot: str | None = None) -> AsyncIter
     """
     named = f"walcast_tail_{secrets.token_hex(4)}" if slot is None else slot
     config = replace(config, name=f"{config.name}:tail", slot=named, temporary_slot=slot is None)
-    async with await connect(config.dsn, application=application_name(config.name)) as connection:
+    async with await connect_source(config, "publication") as connection:
         passing = slot is None and not await _covered(connection, config)
         if passing:
             config = replace(config, publication=named)

@@ -14,13 +14,15 @@ from psycopg.conninfo import conninfo_to_dict
 from walcast.app import registry
 from walcast.app.binding import human, settings_of
 from walcast.app.settings import SECTIONS
-from walcast.model import Lsn
+from walcast.model import Lsn, OperatorError
 from walcast.model.secret import Secret
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import application_name, connect
 from walcast.postgres.preflight import Finding, preflight
 from walcast.postgres.wanted import read_wanted
 
+_NO_USE = ("server_too_old", "no_such_table", "table_refused", "selection")
+"""Findings that no configuration can mend, or that say that the patterns are wrong."""
 _LISTED = 40
 """How many tables the file names in a comment."""
 
@@ -40,14 +42,18 @@ class Found:
 
 
 async def inspect(dsn: str | None, patterns: tuple[str, ...]) -> Found:
-    """Looks at the database: what there is to copy, and what has to be set first."""
+    """Looks at the database: what there is to copy, and what has to be set first. Raises OperatorError when a configuration
+    for it would be of no use."""
     config = replace(SourceConfig(Secret(dsn or "")), include=patterns)
+    findings = tuple(await preflight(config))
+    for finding in findings:
+        if finding.name in _NO_USE:
+            raise OperatorError(finding.message, hint=finding.hint)
     connection = await connect(config.dsn, application=application_name("init"))
     async with connection:
         wanted = await read_wanted(connection, config)
         version = connection.info.server_version
         database = connection.info.dbname
-    findings = tuple(await preflight(config))
     tables = tuple(str(table.id) for table in wanted.selection.tables)
     has_password = "password" in conninfo_to_dict(dsn or "")
     shown = f"{version // 10_000}.{version % 10_000}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from walcast.app import logs
-from walcast.app.compose import make_pipeline, make_source, preflight, source_config
+from walcast.app.compose import connect_source, make_pipeline, make_source, preflight, source_config
 from walcast.app.http import HttpServer
 from walcast.app.settings import Settings, load, shown
 from walcast.app.token import Token
@@ -26,7 +26,7 @@ from walcast.engine import (
     owner,
 )
 from walcast.model import OperatorError, SourceUnavailable
-from walcast.postgres.connect import application_name, connect
+from walcast.postgres.catalog import identity
 from walcast.postgres.snapshot import Progress
 from walcast.postgres.wanted import ensure_wanted
 
@@ -74,7 +74,7 @@ async def serve(
                 await stack.enter_async_context(_beside(_listen_later(stack, http, pipeline)))
         if on_progress is not None:
             await stack.enter_async_context(_beside(_every(0.2, lambda: on_progress(source.progress))))
-        if free and not await _unless(asked, prepare(settings, standby=standby)):
+        if free and not await _unless(asked, prepare(settings, standby=standby, token=token)):
             return RunResult(pipeline.status())
         running = asyncio.ensure_future(pipeline.run())
         if until is None:
@@ -87,9 +87,9 @@ async def serve(
     return RunResult(status)
 
 
-async def prepare(settings: Settings, *, standby: bool = True) -> None:
+async def prepare(settings: Settings, *, standby: bool = True, token: Token | None = None) -> None:
     """Checks what must hold and makes the publication. Raises OperatorError for the first thing that stands in the way;
-    without `standby` a slot that somebody else reads is such a thing."""
+    without `standby` a slot that somebody else reads is such a thing, and so is a token of another server."""
     try:
         findings = await preflight(settings)
     except SourceUnavailable as error:
@@ -108,8 +108,9 @@ async def prepare(settings: Settings, *, standby: bool = True) -> None:
         more = f" (and {len(errors) - 1} more: walcast config check)" if len(errors) > 1 else ""
         raise OperatorError(errors[0].message + more, hint=errors[0].hint)
     config = source_config(settings)
-    connection = await connect(config.dsn, application=application_name(config.name, "prepare"))
-    async with connection:
+    async with await connect_source(config, "prepare") as connection:
+        if token is not None:
+            token.check(await identity(connection))
         await ensure_wanted(connection, config)
 
 
@@ -193,8 +194,7 @@ async def reload_pipeline(pipeline: Pipeline, settings: Settings) -> list[str]:
     fresh = load(settings.path)
     later = _changed(shown(settings), shown(fresh))
     config = source_config(settings)
-    connection = await connect(config.dsn, application=application_name(config.name, "prepare"))
-    async with connection:
+    async with await connect_source(config, "prepare") as connection:
         outcome = await ensure_wanted(connection, config)
     logs.configure(fresh.log.level, fresh.log.format)
     await pipeline.reload()

@@ -14,6 +14,8 @@ from walcast.model import ConfigError
 _TABLE = re.compile(r"^\s*\[([^\[\]]+)\]")
 _KEY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"))*)\s*=""")
 ENVIRONMENT_PREFIX = "WALCAST_"
+_TABLES = frozenset({"PIPELINE", "ENGINE", "SOURCE", "HTTP", "SINKS"})
+"""Not LOG: WALCAST_LOG_LEVEL and WALCAST_LOG_FORMAT are the command line's, and mean the same."""
 
 
 class TomlFile:
@@ -41,11 +43,21 @@ class TomlFile:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
 
     def overlay(self, environment: Mapping[str, str]) -> None:
-        """Lays `WALCAST_SOURCE__DSN=...` over `source.dsn`: two underscores go one table down."""
+        """Lays `WALCAST_SOURCE__DSN=...` over `source.dsn`: two underscores go one table down. Variables of other shapes
+        are not settings; one that looks like one with an underscore missing is refused."""
         for name, value in sorted(environment.items()):
-            if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
+            if not name.startswith(ENVIRONMENT_PREFIX):
                 continue
-            path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
+            rest = name.removeprefix(ENVIRONMENT_PREFIX)
+            path = tuple(rest.lower().split("__"))
+            if len(path) == 1:
+                section, _, key = rest.partition("_")
+                if section in _TABLES and key:
+                    raise ConfigError(
+                        f"{name}: a setting has two underscores after its table",
+                        hint=f"did you mean {ENVIRONMENT_PREFIX}{section}__{key}?",
+                    )
+                continue
             table: Any = self.data
             for step in path[:-1]:
                 table = table.setdefault(step, {})

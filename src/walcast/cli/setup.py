@@ -16,11 +16,8 @@ from walcast.app.settings import DEFAULT_FILE, shown
 from walcast.cli import output
 from walcast.cli.hiding import hide_argument
 from walcast.cli.main import Context, command
-from walcast.model import ConfigError, OperatorError
+from walcast.model import ConfigError
 from walcast.postgres.preflight import Finding
-
-_WRONG_TABLES = ("no_such_table", "table_refused", "selection")
-"""Findings about --tables: the command line is wrong, and nothing is written."""
 
 
 @click.command("init")
@@ -51,9 +48,6 @@ async def init_command(
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already", hint="keep it, or overwrite it with --force")
     found = await scaffold.inspect(dsn, tables)
-    for finding in found.findings:
-        if finding.level == "error" and finding.name in _WRONG_TABLES:
-            raise OperatorError(finding.message, hint=finding.hint)
     text = scaffold.render(found, sink_types or ("jsonl",))
     _write(path, text, private=found.has_password)
     if context.as_json:

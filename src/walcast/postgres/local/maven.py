@@ -21,6 +21,7 @@ from walcast.postgres.local.cache import locked
 log = logging.getLogger("walcast.postgres")
 
 RELEASES: Final = {
+    12: "12.22.0",  # too old for Walcast, and tested to be told so
     13: "13.23.0",
     14: "14.24.0",
     15: "15.19.0",
