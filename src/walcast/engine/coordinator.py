@@ -42,9 +42,6 @@ from walcast.model import (
 
 log = logging.getLogger("walcast.engine")
 
-_ENOUGH = 2
-"""Batches waiting for a sink with which it is not short of work."""
-
 
 class _AllStopped(Exception):
     """No sink is left."""
@@ -289,27 +286,12 @@ class Coordinator:
                     self._backoff.reset()
                     if any(worker.inbox.unknown for worker in workers):
                         self.look()
-                    await self._appetite(session, workers)
                     if self._yield and not self._mid_transaction:
                         return
             raise SourceUnavailable("the stream ended", hint="it is opened again")
         finally:
             self._mid_transaction = False
             self.look()
-
-    async def _appetite(self, session: object, workers: list[SinkWorker]) -> None:
-        """Waits while every sink has batches to go on with: meanwhile those behind them grow, which is what makes a
-        sink that is slow on small ones fast."""
-        fed = [worker.inbox for worker in workers if worker.inbox.session is session]
-        if any(len(inbox) < _ENOUGH for inbox in fed):
-            return
-        taken = asyncio.Event()
-        for inbox in fed:
-            inbox.taken = taken
-        while fed and all(len(inbox) >= _ENOUGH for inbox in fed):
-            await taken.wait()
-            taken.clear()
-            fed = [inbox for inbox in fed if inbox.session is session]
 
     async def _put(self, worker: SinkWorker, session: object, batch: Batch) -> None:
         """Waits until the sink has room; detaches it when it has stalled while others could go on."""

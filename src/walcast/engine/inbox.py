@@ -34,8 +34,6 @@ class Inbox:
         """The stream brought a table that nobody asked about; the coordinator looks and clears it."""
         self.wake = asyncio.Event()
         self.room = asyncio.Event()
-        self.taken = asyncio.Event()
-        """Set when the sink takes a batch or will take no more; whoever feeds several inboxes gives them one."""
         self.progress = time.monotonic()
         self._queue: deque[Batch] = deque()
         self._kept: deque[Batch] = deque()
@@ -50,7 +48,6 @@ class Inbox:
         """Takes no more; what is queued still goes out."""
         self.session = None
         self.room.set()
-        self.taken.set()
 
     def clear(self) -> None:
         """Drops everything: it will be sent again."""
@@ -138,7 +135,6 @@ class Inbox:
         """The next batch. It counts as held until it is durable; a part or chunk until it is written."""
         batch = self._queue.popleft()
         self.room.set()
-        self.taken.set()
         if batch.kind != "snapshot" and batch.part is None:
             self._kept.append(batch)
         else:
