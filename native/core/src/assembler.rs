@@ -27,6 +27,9 @@ use crate::wire::{self, Cursor, Frame, Message, XLOG_HEADER};
 /// No part may be bigger: offsets in an index are 32 bits, and one more message of up to 1 GiB must fit behind it.
 const MOST_PART_BYTES: usize = 1 << 30;
 
+/// Changes from which a transaction counts as big.
+const DEEP: u64 = 2000;
+
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Protocol version asked for.
@@ -187,6 +190,11 @@ impl Assembler {
     /// Everything up to here was handed out, or would be idle; None while a transaction or a batch is under way.
     pub fn idle(&self) -> Option<u64> {
         (self.open.is_none() && self.replaying.is_none() && self.batch.is_empty()).then_some(self.through)
+    }
+
+    /// Inside a big transaction: nothing can be handed over soon, however quickly it is read.
+    pub fn deep(&self) -> bool {
+        self.block.is_some() || self.open.as_ref().is_some_and(|open| open.ordinal >= DEEP)
     }
 
     /// Bytes in the spool, memory and files.

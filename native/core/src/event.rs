@@ -35,6 +35,17 @@ impl Event {
     }
 }
 
+/// Whether the socket is a Unix socket.
+pub fn is_unix(socket: RawFd) -> bool {
+    // SAFETY: a zeroed address is one, and getsockname writes no more than its length.
+    unsafe {
+        let mut address: libc::sockaddr_storage = std::mem::zeroed();
+        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        libc::getsockname(socket, (&raw mut address).cast(), &mut length) == 0
+            && i32::from(address.ss_family) == libc::AF_UNIX
+    }
+}
+
 /// Waits until one of the descriptors has one of its events (POLLIN, POLLOUT), or for `timeout_ms`; -1: for ever. An interrupted wait ends early:
 /// callers look again anyway.
 pub fn wait(fds: &[(RawFd, i16)], timeout_ms: i32) {

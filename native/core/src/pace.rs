@@ -1,4 +1,8 @@
-//! How fast the stream flows: decides whether a batch waits for company, and whether the reader lingers.
+//! How fast the stream flows: decides whether a batch waits for company, and how long the reader lingers.
+//!
+//! While the reader lingers, nobody has to be woken for each message, and a TCP socket that is read in gulps lets its
+//! sender join messages. Between small transactions a short linger does it, and latency counts; inside a big one nothing
+//! can be handed over anyway, so the gulps may be big.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +11,12 @@ const WINDOW: Duration = Duration::from_millis(10);
 const BUSY: u64 = 1000;
 /// Messages a window from which lingering pays: below, the wake-ups are few, and latency counts.
 const FLOWING: u64 = 50;
-/// Messages found after lingering that say that the socket was about to fill: a Unix socket holds about 270 small ones.
+/// Messages found after lingering that say that a Unix socket was about to fill: it holds about 270 small ones.
 const MANY: u64 = 160;
-const LEAST_LINGER: Duration = Duration::from_micros(20);
+const LEAST: Duration = Duration::from_micros(20);
+/// How much longer it may linger inside a big transaction, and what that may come to.
+const DEEP_FACTOR: u32 = 20;
+const DEEP_MOST: Duration = Duration::from_millis(4);
 
 pub struct Pace {
     begin: Instant,
@@ -17,11 +24,13 @@ pub struct Pace {
     rate: u64,
     linger: Duration,
     most: Duration,
+    unix: bool,
 }
 
 impl Pace {
-    pub fn new(most: Duration, now: Instant) -> Pace {
-        Pace { begin: now, count: 0, rate: 0, linger: most, most }
+    /// `most`: how long to linger between small transactions. `unix`: the socket is a Unix socket, which fills early.
+    pub fn new(most: Duration, unix: bool, now: Instant) -> Pace {
+        Pace { begin: now, count: 0, rate: 0, linger: most, most, unix }
     }
 
     /// `messages` came in since the last call.
@@ -39,17 +48,22 @@ impl Pace {
         self.rate >= BUSY
     }
 
-    /// How long to leave the socket alone before blocking on it; None: block at once.
-    pub fn linger(&self) -> Option<Duration> {
-        (self.rate >= FLOWING && !self.linger.is_zero()).then_some(self.linger)
+    /// How long to leave the socket alone before blocking on it; None: block at once. `deep`: inside a big transaction.
+    pub fn linger(&mut self, deep: bool) -> Option<Duration> {
+        let most = if deep { (self.most * DEEP_FACTOR).min(DEEP_MOST).max(self.most) } else { self.most };
+        self.linger = self.linger.min(most);
+        if self.rate < FLOWING || most.is_zero() {
+            return None;
+        }
+        let linger = self.linger;
+        self.linger = (self.linger * 5 / 4).min(most);
+        Some(linger)
     }
 
     /// So many messages were there after lingering.
     pub fn lingered(&mut self, found: u64) {
-        if found > MANY {
-            self.linger = (self.linger * 3 / 4).max(LEAST_LINGER).min(self.most);
-        } else if found < MANY / 2 {
-            self.linger = (self.linger * 5 / 4).min(self.most);
+        if self.unix && found > MANY {
+            self.linger = (self.linger * 3 / 5).max(LEAST).min(self.most);
         }
     }
 }
