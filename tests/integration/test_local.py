@@ -33,12 +33,6 @@ def test_tcp_asks_for_the_password_and_the_socket_does_not(any_postgres: Postgre
         psycopg.connect(any_postgres.dsn(via="tcp", password="wrong"))
 
 
-def test_starts_in_well_under_two_seconds(postgres_server: PostgresServer) -> None:
-    begun = time.monotonic()  # the template exists: the session's server was made from it
-    with LocalServer(postgres_server.version):
-        assert time.monotonic() - begun < 2
-
-
 def test_data_survive_a_restart_and_a_kill() -> None:
     with LocalServer(18) as server:
         server.execute("create table t (n int)")
