@@ -54,7 +54,8 @@ def running(person: Person, *arguments: str) -> Background:
 
 def slots(shop: Database) -> list[tuple[str, str]]:
     return shop.execute(  # type: ignore[return-value]  # two texts
-        "select slot_name, confirmed_flush_lsn::text from pg_replication_slots where database = %s",
+        "select slot_name, confirmed_flush_lsn::text from pg_replication_slots"
+        " where database = %s and confirmed_flush_lsn is not null",  # null while it is being made
         [shop.name],
     )
 
