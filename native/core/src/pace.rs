@@ -11,8 +11,10 @@ const WINDOW: Duration = Duration::from_millis(10);
 const BUSY: u64 = 1000;
 /// Messages a window from which lingering pays: below, the wake-ups are few, and latency counts.
 const FLOWING: u64 = 50;
-/// Messages found after lingering that say that a Unix socket was about to fill: it holds about 270 small ones.
-const MANY: u64 = 160;
+/// What a Unix socket holds (net.core.wmem_default), and what a message takes of it beside its bytes: a buffer of its own.
+/// More than half of that found after lingering says that the socket was about to fill, and that its sender had to wait.
+const UNIX_ROOM: u64 = 208 << 10;
+const UNIX_EACH: u64 = 640;
 const LEAST: Duration = Duration::from_micros(20);
 /// How much longer it may linger inside a big transaction, and what that may come to.
 const DEEP_FACTOR: u32 = 20;
@@ -60,9 +62,9 @@ impl Pace {
         Some(linger)
     }
 
-    /// So many messages were there after lingering.
-    pub fn lingered(&mut self, found: u64) {
-        if self.unix && found > MANY {
+    /// So many messages of so many bytes were there after lingering.
+    pub fn lingered(&mut self, messages: u64, bytes: u64) {
+        if self.unix && messages * UNIX_EACH + bytes > UNIX_ROOM / 2 {
             self.linger = (self.linger * 3 / 5).max(LEAST).min(self.most);
         }
     }

@@ -115,8 +115,8 @@ impl Stream {
             self.hand_over(due);
             return Ok(());
         }
-        let (messages, empty) = self.drain()?;
-        self.count(messages);
+        let (messages, bytes, empty) = self.drain()?;
+        self.count(messages, bytes);
         let wished = due || (empty && !self.pace.busy());
         self.hungry = self.shared.hungry(self.waiting.is_some());
         self.hand_over(wished && self.hungry);
@@ -133,8 +133,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads messages until the socket is empty or the turn is over: how many, and which of the two.
-    fn drain(&mut self) -> Result<(u64, bool), End> {
+    /// Reads messages until the socket is empty or the turn is over: how many, their bytes, and which of the two.
+    fn drain(&mut self) -> Result<(u64, u64, bool), End> {
         let (mut messages, mut bytes, mut dry) = (0, 0, 0);
         while messages < TURN_MESSAGES && bytes < TURN_BYTES {
             match self.connection.get() {
@@ -150,8 +150,7 @@ impl Stream {
                 Got::Nothing if self.lost => return Err(End::new("closed", self.connection.error())),
                 // Twice: what TLS has decrypted already does not make the socket readable.
                 Got::Nothing if dry == 2 => {
-                    self.shared.stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-                    return Ok((messages, true));
+                    return Ok((messages, bytes as u64, true));
                 }
                 Got::Nothing => {
                     dry += 1;
@@ -160,8 +159,7 @@ impl Stream {
                 Got::Ended(ended) => return Err(over(ended)),
             }
         }
-        self.shared.stats.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok((messages, false))
+        Ok((messages, bytes as u64, false))
     }
 
     #[inline]
@@ -181,16 +179,17 @@ impl Stream {
         Ok(())
     }
 
-    fn count(&mut self, messages: u64) {
+    fn count(&mut self, messages: u64, bytes: u64) {
         self.pace.add(messages, self.now);
         if std::mem::take(&mut self.lingered) {
-            self.pace.lingered(messages);
+            self.pace.lingered(messages, bytes);
         }
         let stats = &self.shared.stats;
         if messages > 0 {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
             stats.last_message.store(unix, Ordering::Relaxed);
             stats.messages.fetch_add(messages, Ordering::Relaxed);
+            stats.bytes.fetch_add(bytes, Ordering::Relaxed);
             stats.received.store(self.received, Ordering::Relaxed);
         }
         stats.spooled.store(self.assembler.spooled(), Ordering::Relaxed);
