@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from walcast.engine import Pipeline, PipelineSettings
-from walcast.model import Batch, Checkpoint, Durability, Lsn, Relation, SinkContext, SinkFactory
+from walcast.model import Batch, Checkpoint, Durability, Lsn, Relation, SinkFactory
 from walcast.model.secret import Secret
 from walcast.postgres.source import PostgresSource, SourceConfig
 
@@ -49,21 +49,18 @@ def sink_of(kind: str, target: str) -> SinkFactory | NullSink:
     if kind == "null":
         return NullSink(float(target or 0))
 
-    def made(context: SinkContext) -> Any:
-        # Imported here: the time that a client's library takes to load, and its memory, are the other sinks' no more.
-        if kind == "postgres":
-            from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig
+    # Imported here: the memory that a client's library takes is not the other sinks'.
+    if kind == "postgres":
+        from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig
 
-            return PostgresSink(PostgresSinkConfig(dsn=Secret(target)), context)
-        if kind == "duckdb":
-            from walcast.sinks.duckdb import DuckDBSink, DuckDBSinkConfig
+        return lambda context: PostgresSink(PostgresSinkConfig(dsn=Secret(target)), context)
+    if kind == "duckdb":
+        from walcast.sinks.duckdb import DuckDBSink, DuckDBSinkConfig
 
-            return DuckDBSink(DuckDBSinkConfig(path=Path(target)), context)
-        from walcast.sinks.jsonl import JsonLinesSink, JsonLinesSinkConfig
+        return lambda context: DuckDBSink(DuckDBSinkConfig(path=Path(target)), context)
+    from walcast.sinks.jsonl import JsonLinesSink, JsonLinesSinkConfig
 
-        return JsonLinesSink(JsonLinesSinkConfig(directory=Path(target)), context)
-
-    return made
+    return lambda context: JsonLinesSink(JsonLinesSinkConfig(directory=Path(target)), context)
 
 
 @asynccontextmanager
@@ -105,7 +102,8 @@ async def copy(kind: str, target: str, dsn: str, publication: str, workers: int,
     source = PostgresSource(config)
     with tempfile.TemporaryDirectory() as state:
         settings = PipelineSettings(serve=False)
-        pipeline = Pipeline(source, {"copy": sink_of(kind, target)}, state, settings, name="bench")
+        sink = sink_of(kind, target)
+        pipeline = Pipeline(source, {"copy": sink}, state, settings, name="bench")
         begin = time.perf_counter()
         async with running(pipeline) as task:
             await _reached(pipeline, task, Lsn(1))
