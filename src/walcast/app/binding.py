@@ -122,13 +122,17 @@ def _scalar(value: Any, hint: Any, metadata: Mapping[str, Any], place: Place) ->
     if hint in (int, float):
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise _wrong(place, "a number", value)
+        if hint is int and isinstance(value, float):
+            raise _wrong(place, "a whole number", value)
         try:
             return hint(value)
         except ValueError:
             raise _wrong(place, "a whole number" if hint is int else "a number", value) from None
     if hint in (str, Path, Secret):
+        if not isinstance(value, str) and hint is Secret:
+            raise ConfigError(f"{place}: expected text in quotes")  # whatever it is, it is not repeated
         if not isinstance(value, str):
-            raise _wrong(place, "text in quotes", "a value of another type" if hint is Secret else value)
+            raise _wrong(place, "text in quotes", value)
         return Path(os.path.expanduser(value)) if hint is Path else hint(value)
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from walcast.postgres.wanted import read_wanted
 
 _NO_USE = ("server_too_old", "no_such_table", "table_refused", "selection")
 """Findings that no configuration can mend, or that say that the patterns are wrong."""
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LISTED = 40
 """How many tables the file names in a comment."""
 
@@ -146,7 +148,7 @@ def to_toml(shown: Mapping[str, Any]) -> str:
         if name == "sinks":
             for sink, settings in table.items():
                 lines += [
-                    f"[sinks.{sink}]",
+                    f"[sinks.{sink if _BARE.fullmatch(sink) else json.dumps(sink)}]",
                     *(f"{k} = {toml_value(v)}" for k, v in settings.items() if v is not None),
                     "",
                 ]

@@ -13,6 +13,7 @@ from walcast.model import ConfigError
 
 _TABLE = re.compile(r"^\s*\[([^\[\]]+)\]")
 _KEY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"))*)\s*=""")
+_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
 ENVIRONMENT_PREFIX = "WALCAST_"
 _TABLES = frozenset({"PIPELINE", "ENGINE", "SOURCE", "HTTP", "SINKS"})
 """Not LOG: WALCAST_LOG_LEVEL and WALCAST_LOG_FORMAT are the command line's, and mean the same."""
@@ -90,4 +91,4 @@ def _lines(text: str) -> list[tuple[tuple[str, ...], int]]:
 
 
 def _split(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
+    return tuple(part.strip("\"'") for part in _PART.findall(dotted))

@@ -19,7 +19,7 @@ class Screen:
 
     def __init__(self, pipeline: Pipeline, shop: Shop, *, live: bool) -> None:
         self._pipeline, self._shop = pipeline, shop
-        self._live = Live(console=Console(), auto_refresh=False, transient=False) if live else None
+        self._live = Live(console=Console(), auto_refresh=False) if live else None
         self._seen: dict[str, tuple[float, int]] = {}
         self._rates: dict[str, float] = {}
         self._note = ""
