@@ -52,9 +52,9 @@ class RowMaker:
         """The commands for changes that were collapsed; without the truncate."""
         plan = self._plan
         if net.deletes is not None:
-            for kinds, values in net.deletes.rows():
+            for kinds, values in net.deletes.rows():  # also of rows that came and went within the batch
                 yield RowCommand(
-                    Command(plan.delete_row(), *self._some(self._key, kinds, values)), plan, True
+                    Command(plan.delete_row(), *self._some(self._key, kinds, values)), plan, False
                 )
         for group in net.upserts:
             known = tuple(n for n in plan.columns if n not in group.unchanged and n not in self._key)
