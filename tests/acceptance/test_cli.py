@@ -107,7 +107,10 @@ def test_from_nothing_to_a_copy(person: Person, shop: Database, secret_dsn: str)
     assert max(map(len, person.run("status").out.splitlines()[2:])) <= 80
     token = person.run("token").out.strip()
     shop.execute("insert into shop.fruit (name) values ('late')")
-    assert "no pipeline runs" in person.run("wait", person.run("token").out.strip(), code=3).error
+    assert (
+        "no pipeline runs"
+        in person.run("wait", "--timeout", "0", person.run("token").out.strip(), code=3).error
+    )
     person.run("run", "--until", person.run("token").out.strip())
     assert person.run("wait", token).out == "duckdb: has it\n"
     assert person.run("query", "duckdb", "select name from shop.fruit where id = 101").out.split() == [

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import difflib
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from walcast.app.compose import connect_source, make_source, sink_factories, sou
 from walcast.app.reading import reading
 from walcast.app.settings import Settings
 from walcast.app.token import Token
-from walcast.engine import ControlError, NotRunning, adopt_slot, call, owned, request_resync
+from walcast.engine import ControlError, NotRunning, adopt_slot, call, owned, owner, request_resync
 from walcast.engine.history import CHECKPOINT, checkpoint_of
 from walcast.engine.journal import FileJournal
 from walcast.engine.status import StoppedTable, plain
@@ -43,6 +44,9 @@ from walcast.postgres.faults import explain
 from walcast.postgres.wanted import ensure_wanted, read_wanted
 
 log = logging.getLogger("walcast.app")
+
+_START_INTERVAL = 0.2
+"""Seconds between two looks at whether the pipeline has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +154,40 @@ async def token(settings: Settings) -> Token:
 
 
 async def wait(settings: Settings, text: str, sink: str | None, timeout: float) -> dict[str, bool]:
-    """Whether each sink has the token, after waiting for at most `timeout` seconds. Without a running pipeline only a
-    copy that has it already can answer; else NotRunning is raised."""
+    """Whether each sink has the token, after waiting for at most `timeout` seconds: also for the pipeline, which may just
+    be starting. Raises NotRunning when it does not start, and the copies at rest do not have the token either."""
     wanted = Token.parse(text)
     chosen = _sinks(settings, sink)
-    try:
-        identity = (await _ask(settings, "status", {"fresh": False}))["source"]["identity"]
-    except NotRunning:
-        at_rest = await _status_at_rest(settings)
-        _check(wanted, at_rest)
-        reached = {line["name"]: _through(line) >= wanted.lsn for line in at_rest["sinks"]}
-        if not all(reached[name] for name in chosen):
-            raise
+    deadline = time.monotonic() + timeout
+    if await _has_already(settings, wanted, chosen):
         return dict.fromkeys(chosen, True)
+    while True:
+        try:
+            identity = (await _ask(settings, "status", {"fresh": False}))["source"]["identity"]
+            break
+        except NotRunning:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(min(_START_INTERVAL, max(0.0, deadline - time.monotonic())))
     if identity is not None:
         _check(wanted, {"source": {"identity": identity}})
-    answers = await asyncio.gather(*(_reached(settings, wanted.lsn, name, timeout) for name in chosen))
+    left = max(0.0, deadline - time.monotonic())
+    answers = await asyncio.gather(*(_reached(settings, wanted.lsn, name, left) for name in chosen))
     return dict(zip(chosen, answers, strict=True))
+
+
+async def _has_already(settings: Settings, token: Token, sinks: Sequence[str]) -> bool:
+    """Whether no pipeline runs, and these copies at rest have the token all the same."""
+    try:
+        await _ask(settings, "status", {"fresh": False})
+    except NotRunning:
+        if owner(settings.pipeline.state_dir) is not None:
+            return False  # it is starting
+        at_rest = await _status_at_rest(settings)
+        _check(token, at_rest)
+        reached = {line["name"]: _through(line) >= token.lsn for line in at_rest["sinks"]}
+        return all(reached[name] for name in sinks)
+    return False
 
 
 async def _reached(settings: Settings, lsn: Lsn, sink: str, timeout: float) -> bool:

@@ -121,6 +121,8 @@ async def token_command(context: Context) -> None:
 async def wait_command(context: Context, token: str, sink: str | None, timeout: float) -> int:
     """Wait until SINK (or every copy) has everything that committed before TOKEN.
 
+    A pipeline that is just starting is waited for, too.
+
     \b
     Read your own writes from a copy:
       psql -c "insert into ..."
