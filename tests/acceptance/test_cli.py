@@ -342,7 +342,7 @@ def test_completion(person: Person, shell: str) -> None:
 def test_help_teaches(person: Person) -> None:
     top = " ".join(person.run("--help").out.split())
     for code, meaning in output.EXIT_CODES.items():
-        assert f"{code} {meaning}" in top
+        assert f"{code} {meaning}" in top, "wrapped, but whole"
     for path, command in commands(cli):
         text = CliRunner().invoke(cli, [*path, "--help"]).output
         assert text.startswith(f"Usage: cli {' '.join(path)} ")

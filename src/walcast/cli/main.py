@@ -119,9 +119,7 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "WALCAST"},
-    epilog="Exit codes: "
-    + "; ".join(f"{code} {text}" for code, text in output.EXIT_CODES.items())
-    + ". Start with: walcast init",
+    epilog=output.exit_codes_text(),
 )
 @common_options
 @click.version_option(__version__, prog_name="walcast")

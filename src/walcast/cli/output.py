@@ -32,6 +32,13 @@ _LEAST_WRAP = 20
 """A last column narrower than this is not wrapped: the terminal does it as well."""
 
 
+def exit_codes_text() -> str:
+    """All of them, for `walcast --help`; click leaves lines as they are after its mark."""
+    wrapped = (textwrap.wrap(text, 70, subsequent_indent=" " * 5) for text in EXIT_CODES.values())
+    lines = [f"{code:<5}" + "\n".join(text) for code, text in zip(EXIT_CODES, wrapped, strict=True)]
+    return "\b\nExit codes:\n" + "\n".join(lines)
+
+
 def exit_code(error: BaseException) -> int:
     if isinstance(error, ConfigError):
         return USAGE

@@ -7,13 +7,16 @@ import importlib
 import inspect
 import typing
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from walcast.app import registry, scaffold
 from walcast.app.binding import settings_of
 from walcast.app.settings import SECTIONS
 from walcast.engine import METRICS, POLICY
 from walcast.model import WalcastError
+
+if TYPE_CHECKING:
+    from click import Context
 
 NOTE: Final = "<!-- Made from the code by `make docs`: change it there. -->\n\n"
 _WIDTH: Final = 100
@@ -58,11 +61,9 @@ def commands() -> str:
         NOTE,
         "Data go to standard output, everything else to standard error; `--json` makes the data JSON.\n",
     ]
-    for path, command in _walk(main.cli, ("walcast",)):
-        context = click.Context(
-            command, info_name=" ".join(path), terminal_width=_WIDTH, max_content_width=_WIDTH
-        )
-        parts.append(f"\n## {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n")
+    for context in _walk(click.Context(main.cli, info_name="walcast", **main.cli.context_settings)):
+        context.terminal_width = context.max_content_width = _WIDTH
+        parts.append(f"\n## {context.command_path}\n\n```text\n{context.get_help()}\n```\n")
     return "".join(parts)
 
 
@@ -152,10 +153,13 @@ def _choices(hint: Any) -> list[str]:
     return []
 
 
-def _walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    yield path, command
-    for name in getattr(command, "list_commands", lambda _: [])(None):
-        yield from _walk(command.get_command(None, name), (*path, name))
+def _walk(context: Context) -> Iterator[Context]:
+    """The contexts of a command and of all under it; they inherit from each other."""
+    yield context
+    group: Any = context.command
+    for name in group.list_commands(context) if hasattr(group, "list_commands") else ():
+        command = group.get_command(context, name)
+        yield from _walk(type(context)(command, parent=context, info_name=name))
 
 
 def _tree(kind: type[WalcastError], depth: int = 0) -> Iterator[tuple[int, type[WalcastError]]]:

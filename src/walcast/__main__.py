@@ -1,0 +1,5 @@
+"""`python -m walcast`."""
+
+from walcast.cli import main
+
+main()
