@@ -6,6 +6,7 @@ Needs rights that a role may lack, and a free entry of max_active_replication_or
 from __future__ import annotations
 
 import logging
+import time
 
 from psycopg import sql
 
@@ -19,6 +20,8 @@ log = logging.getLogger("walcast.sinks")
 _KNOWN = sql.SQL("select pg_catalog.pg_replication_origin_oid({})")
 _CREATE = sql.SQL("select pg_catalog.pg_replication_origin_create({})")
 _SET_UP = sql.SQL("select pg_catalog.pg_replication_origin_session_setup({})")
+_LETTING_GO = 3.0
+"""Seconds."""
 _STAMP = Prepared(
     "walcast_stamp",
     b"select pg_catalog.pg_replication_origin_xact_setup($1, to_timestamp($2))",
@@ -42,13 +45,25 @@ class Origin:
         try:
             if session.query(_KNOWN.format(self._name)) == [(None,)]:
                 session.query(_CREATE.format(self._name))
-            session.query(_SET_UP.format(self._name))
+            self._hold(session)
             self.active = True
         except StatementFailed as failure:
             if self._wanted == "on" or failure.sqlstate == OBJECT_IN_USE:
                 raise failure.error("setting up the replication origin") from None
             log.warning("replication_origin_unavailable", extra={"sqlstate": failure.sqlstate})
         self.settled = True
+
+    def _hold(self, session: Session) -> None:
+        """A session that has just been closed takes a moment to let go of it."""
+        deadline = time.monotonic() + _LETTING_GO
+        while True:
+            try:
+                session.query(_SET_UP.format(self._name))
+                return
+            except StatementFailed as failure:
+                if failure.sqlstate != OBJECT_IN_USE or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
 
     def stamp(self, batch: Batch) -> list[Command]:
         """Gives the transaction the source's position and commit time."""
