@@ -191,7 +191,7 @@ def test_a_hot_spare_takes_over(person: Person, shop: Database, secret_dsn: str)
     configure(person, shop, secret_dsn, f'[http]\nlisten = "127.0.0.1:{port}"\n')
     first = running(person)
     refused = person.run("run", "--no-standby", code=3)
-    assert f"another process ({first.process.pid})" in refused.error or "the port is taken" in refused.error
+    assert f"another process ({first.process.pid})" in refused.error
     spare = person.start("run")
     time.sleep(1.5)
     assert spare.process.poll() is None

@@ -23,6 +23,7 @@ from walcast.engine import (
     SinkStatus,
     StoppedTable,
     classify,
+    owned,
     owner,
 )
 from walcast.model import OperatorError, SourceUnavailable
@@ -64,6 +65,9 @@ async def serve(
     source = make_source(settings)
     pipeline = make_pipeline(settings, source, standby=standby)
     free = owner(settings.pipeline.state_dir) is None
+    if not (free or standby):
+        async with owned(settings.pipeline.state_dir):  # says who holds it
+            free = True  # it has just ended
     async with contextlib.AsyncExitStack() as stack:
         asked = stack.enter_context(_signals(pipeline, settings))
         if settings.http.listen:
