@@ -18,6 +18,8 @@ const TURN_BYTES: usize = 512 << 10;
 const REPLAY_BYTES: usize = 512 << 10;
 /// Confirmations closer together than this are sent as one.
 const CONFIRM_GAP: Duration = Duration::from_millis(10);
+/// Bytes handed over after which a quiet moment is used to give the system back what the allocator kept.
+const TRIM_BYTES: usize = 32 << 20;
 /// Between the epochs of Unix and PostgreSQL.
 const EPOCH_US: u64 = 946_684_800_000_000;
 
@@ -39,6 +41,8 @@ pub(super) struct Stream {
     waiting: Option<Instant>,
     /// Nothing that was handed over waits to be taken. Until then batches grow: they are wanted no sooner.
     hungry: bool,
+    /// Bytes handed over since memory was given back.
+    handed: usize,
     /// The socket was left alone for a while before this turn.
     lingered: bool,
     /// The server wants an answer.
@@ -74,6 +78,7 @@ impl Stream {
             next_idle: now + settings.idle_interval,
             waiting: None,
             hungry: true,
+            handed: 0,
             lingered: false,
             asked: true,
             wanted: None,
@@ -208,6 +213,7 @@ impl Stream {
         }
         while let Some(delivery) = self.assembler.pop() {
             self.told = self.told.max(delivery.through);
+            self.handed += delivery.index.nbytes();
             self.shared.push(Item::Changes(delivery));
         }
     }
@@ -259,6 +265,10 @@ impl Stream {
 
     /// Sleeps until an order, the next thing due or, if `reading`, a message.
     fn block(&mut self, reading: bool) {
+        if self.handed >= TRIM_BYTES && self.shared.budget.used() == 0 {
+            self.handed = 0;
+            give_back();
+        }
         self.now = Instant::now();
         let mut due = (self.last_status + self.settings.status_interval).min(self.next_idle);
         if self.shared.confirmed.load(Ordering::Acquire) > self.reported {
@@ -272,6 +282,15 @@ impl Stream {
         let socket = if events == 0 { -1 } else { self.connection.socket() };
         wait(&[(self.shared.control.fd(), libc::POLLIN), (socket, events)], timeout);
         self.shared.control.clear();
+    }
+}
+
+/// Freed memory goes back to the system, as far as the allocator can do that.
+fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it may be called by any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
