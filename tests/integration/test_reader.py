@@ -17,7 +17,7 @@ from psycopg import pq
 from walcast.accel import libpq
 from walcast.decode import NATIVE, TWIN, Delivery, Implementation
 from walcast.model import Lsn
-from walcast.testing.postgres import Database
+from walcast.testing.postgres import Database, PostgresServer
 from walcast.testing.proxy import TcpProxy
 
 _MB = 1 << 20
@@ -384,3 +384,21 @@ def test_it_stops_within_a_second_whatever_holds_it_up(
         stream.reader.stop()
         assert time.monotonic() - begun < 1
         assert stream.end(1)[0] == "stopped"
+
+
+@both
+def test_over_tls_nothing_stays_behind_in_the_library(
+    postgres_factory: Callable[..., PostgresServer],
+    make_database: Callable[[PostgresServer], Database],
+    decoder: Implementation,
+) -> None:
+    database = make_database(postgres_factory(15, tls=True))
+    database.execute("create table t (id int primary key, note text); create publication p for table t")
+    database.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [database.name])
+    with reading(database, decoder, dsn=database.dsn(via="tcp", sslmode="require")) as stream:
+        for first, last, width in ((1, 20_000, 10), (20_001, 20_040, 100_000), (20_041, 20_041, 40_000)):
+            insert(database, first, last, "x" * width)
+            got: list[int] = []
+            while len(got) <= last - first:
+                got += [n for item in stream.next() for n in ids(item)]
+            assert got == list(range(first, last + 1))
