@@ -73,6 +73,7 @@ class Delivery:
         self._written: Checkpoint | None = None
         self._commits: list[float] = []
         self._unflushed_since = 0.0
+        self._chunks_unflushed = False
         self._save = asyncio.Event()
         self._save.set()
 
@@ -110,7 +111,7 @@ class Delivery:
         await self.sink.flush()
         if failpoints.active:
             await failpoints.passed("flush.after")
-        self.unflushed = False
+        self.unflushed = self._chunks_unflushed = False
         self.durable(self._written)
 
     def durable(self, checkpoint: Checkpoint | None) -> None:
@@ -213,11 +214,11 @@ class Delivery:
         table = batch.relations[0].table
         self.copied[table] = self.copied.get(table, 0) + len(batch)
         self._metrics.set("walcast_snapshot_rows", self.name, str(table), to=self.copied[table])
-        if durability is Durability.ACCEPTED:
-            self._accepted()
+        # Not flushed in between: nothing counts before the last chunk.
+        self._chunks_unflushed |= durability is Durability.ACCEPTED
         if batch.part is None or not batch.part.last:
             return
-        if self.unflushed:
+        if self._chunks_unflushed or self.unflushed:
             await self.flush()
         self._inbox.settled()
         if failpoints.active:
