@@ -72,9 +72,15 @@ class Store:
         """Rolls back what is open and lets go of the file. A statement at work is interrupted."""
         if self._connection is not None:
             self._connection.interrupt()
-        await self.call(self._close)
-        self._writer.shutdown()
-        self._readers.shutdown()
+        closing = self._writer.submit(self._close)
+        self._writer.shutdown(wait=False)
+        try:
+            await asyncio.shield(asyncio.wrap_future(closing))
+        except asyncio.CancelledError:
+            closing.result()  # the file is let go all the same: the next to open it may be ourselves
+            raise
+        finally:
+            self._readers.shutdown()
 
     def _open(self) -> None:
         with translated(self.path):

@@ -59,8 +59,13 @@ class JsonLinesSink:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._call(self._files.close)
-        self._worker.shutdown()
+        closing = self._worker.submit(self._files.close)
+        self._worker.shutdown(wait=False)
+        try:
+            await asyncio.shield(asyncio.wrap_future(closing))
+        except asyncio.CancelledError:
+            closing.result()  # the directory is let go all the same: the next to open it may be ourselves
+            raise
 
     async def checkpoint(self) -> Checkpoint | None:
         return self._files.durable.checkpoint
