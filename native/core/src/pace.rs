@@ -16,9 +16,11 @@ const FLOWING: u64 = 50;
 const UNIX_ROOM: u64 = 208 << 10;
 const UNIX_EACH: u64 = 640;
 const LEAST: Duration = Duration::from_micros(20);
-/// How much longer it may linger inside a big transaction, and what that may come to.
+/// How much longer it may linger on a busy TCP socket, where batches wait anyway, and inside a big transaction; and what
+/// that may come to.
+const BUSY_FACTOR: u32 = 5;
 const DEEP_FACTOR: u32 = 20;
-const DEEP_MOST: Duration = Duration::from_millis(4);
+const LONGEST: Duration = Duration::from_millis(4);
 
 pub struct Pace {
     begin: Instant,
@@ -52,7 +54,12 @@ impl Pace {
 
     /// How long to leave the socket alone before blocking on it; None: block at once. `deep`: inside a big transaction.
     pub fn linger(&mut self, deep: bool) -> Option<Duration> {
-        let most = if deep { (self.most * DEEP_FACTOR).min(DEEP_MOST).max(self.most) } else { self.most };
+        let factor = match (deep, self.busy() && !self.unix) {
+            (true, _) => DEEP_FACTOR,
+            (false, true) => BUSY_FACTOR,
+            (false, false) => 1,
+        };
+        let most = (self.most * factor).min(LONGEST).max(self.most);
         self.linger = self.linger.min(most);
         if self.rate < FLOWING || most.is_zero() {
             return None;
