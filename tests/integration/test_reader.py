@@ -339,8 +339,8 @@ def test_a_walsender_that_is_ended_is_told_from_a_cut_cable_and_the_next_goes_on
     dsn = published.dsn(via="tcp", port=tcp_proxy.port)
     with reading(published, decoder, dsn=dsn, after_through=through) as stream:
         stream.reader.confirm(through)
-        [again] = [item for item in stream.next() if ids(item)[-1] == 6]
-        assert ids(again)[-3:] == [4, 5, 6]
+        again = [n for item in stream.until(lambda item: ids(item)[-1] == 6) for n in ids(item)]
+        assert again[-3:] == [4, 5, 6]
         tcp_proxy.cut()
         reason, sqlstate, _ = stream.end()
         assert (reason, sqlstate) == ("closed", None)
