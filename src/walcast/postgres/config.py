@@ -76,7 +76,7 @@ class SourceConfig:
     )
     snapshot_workers: int = field(default=2, metadata=_about("connections that read tables at the same time"))
     snapshot_chunk_bytes: int = field(
-        default=4 * _MB, metadata=_about("size of a batch of a snapshot", "bytes")
+        default=8 * _MB, metadata=_about("size of a batch of a snapshot", "bytes")
     )
     snapshot_chunk_rows: int = field(default=200_000, metadata=_about("most rows in a batch of a snapshot"))
     snapshot_split_bytes: int = field(

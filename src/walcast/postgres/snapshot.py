@@ -138,14 +138,13 @@ class Snapshot:
         try:
             await self._import()
             described, pieces = await self._plan(tables)
-            chunk_memory = 3 * self._config.snapshot_chunk_bytes  # with its index, when rows are narrow
             copying = CopyWorkers(
                 self._workers,
                 pieces,
                 lsn=self._export.lsn,
                 chunk_bytes=self._config.snapshot_chunk_bytes,
                 chunk_rows=self._config.snapshot_chunk_rows,
-                limit=max(len(self._workers), self._config.budget_bytes // chunk_memory),
+                limit=max(len(self._workers), self._config.budget_bytes // self._config.snapshot_chunk_bytes),
             )
             async with (
                 aclosing(copying.chunks()) as chunks,

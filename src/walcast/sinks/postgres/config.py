@@ -53,14 +53,7 @@ class PostgresSinkConfig:
         },
     )
 
-    snapshot_connections: int = field(
-        default=2,
-        metadata={"help": "connections beside the sink's own over which a first copy is written; 0: none"},
-    )
-
     def __post_init__(self) -> None:
-        if self.snapshot_connections < 0:
-            raise ValueError("snapshot_connections must not be negative")
         if self.direct_rows < 0:
             raise ValueError("direct_rows must not be negative")
         targets = list(self.schemas.values())

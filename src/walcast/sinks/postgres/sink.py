@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from functools import partial
-from typing import Any, Self
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self, TypeVar
 
+import psycopg
 from psycopg import sql
 
 from walcast.model import (
@@ -18,19 +22,17 @@ from walcast.model import (
     SinkContext,
     SinkUnavailable,
     TableId,
-    WalcastError,
 )
-from walcast.postgres.connect import application_name, connect
+from walcast.postgres.connect import Connection, application_name, connect
 from walcast.sinks.postgres.config import PostgresSinkConfig
-from walcast.sinks.postgres.crew import Crew
 from walcast.sinks.postgres.failures import StatementFailed
-from walcast.sinks.postgres.line import Line
 from walcast.sinks.postgres.origin import Origin
 from walcast.sinks.postgres.session import Session
 from walcast.sinks.postgres.store import Store
 from walcast.sinks.postgres.writer import Writer
 
 log = logging.getLogger("walcast.sinks")
+T = TypeVar("T")
 
 _OLDEST = 130_000
 # A plan must not keep the sequential scan of a table that was small when it was made. A backend whose client is gone
@@ -50,8 +52,8 @@ _COUNT = sql.SQL("select count(*) from {}")
 class PostgresSink:
     """Implements `walcast.model.Sink`, `KeepsJournal` and `Countable`.
 
-    Each batch is one transaction of the target with its checkpoint, so that it is there once. A snapshot's chunks go
-    over several connections. An error ends the object's use: it is opened again, and reads where the target stands.
+    Each batch is one transaction of the target with its checkpoint, so that it is there once. The connection blocks
+    in a thread of its own. An error ends the object's use: it is opened again, and reads where the target stands.
     """
 
     keeps_checkpoint = True
@@ -60,119 +62,83 @@ class PostgresSink:
         self._config = config
         self._context = context
         self._store = Store(context.pipeline, context.sink)
-        self._line: Line | None = None
-        self._crew: Crew | None = None
-        self._alone = config.snapshot_connections == 0
+        self._calls = asyncio.Lock()
+        self._connection: Connection | None = None
+        self._session: Session | None = None
+        self._writer: Writer | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
-        self._line = await self._connect()
+        self._connection = await self._connect()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"walcast-{self._context.sink}")
         try:
-            await self._line.open(self._open)
+            self._session = Session(self._connection.pgconn)
+            await self._blocking(self._open, self._session)
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._dismiss()
-        line, self._line = self._line, None
-        if line is not None:
-            await line.close()
+        if self._connection is not None:
+            await self._connection.close()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+        self._connection = self._session = self._writer = self._thread = None
 
     async def checkpoint(self) -> Checkpoint | None:
         """What the target holds now."""
-        line = self._opened()
-        found = await line.call(lambda: self._store.checkpoint(line.session))
-        line.writer.held = found
+        session, writer = self._opened()
+        found = await self._call(lambda: self._store.checkpoint(session))
+        writer.held = found
         return found
 
     async def prepare(self, relation: Relation) -> None:
         """Makes or alters the copy's table. Raises TableStopped when it cannot hold this version."""
-        line = self._opened()
-        await line.call(lambda: line.writer.prepare(relation))
+        _, writer = self._opened()
+        await self._call(lambda: writer.prepare(relation))
 
     async def write(self, batch: Batch) -> Durability:
         """One transaction; a source transaction in parts is one, too. Raises TableStopped, Fenced, SinkUnavailable,
         RetryableError, OperatorError; then nothing of the batch is there, or (the connection was lost while it was
         committed) all of it, and the checkpoint says which."""
-        line = self._opened()
-        part = batch.part
-        if batch.kind == "snapshot" and part is not None and part.number and not part.last:
-            crew = await self._gather()
-            if crew is not None:
-                await crew.write(batch, line.writer.held)
-                line.writer.unflushed = True
-                return Durability.ACCEPTED
-        if self._crew is not None:
-            await self._crew.settle(batch.relations[0].table if batch.kind == "snapshot" else None)
-            if batch.kind != "snapshot":
-                await self._dismiss()
-        return await line.call(lambda: line.writer.write(batch))
+        _, writer = self._opened()
+        return await self._call(lambda: writer.write(batch))
 
     async def flush(self) -> None:
         """Returns once the target's WAL is on disk up to the last commit."""
-        line = self._opened()
-        if self._crew is not None:
-            await self._crew.settle()
-        if line.writer.unflushed:
-            await line.call(line.writer.flush)
+        _, writer = self._opened()
+        if writer.unflushed:
+            await self._call(writer.flush)
 
     def journal(self) -> Journal:
         return _Journal(self)
 
     async def count(self, table: TableId) -> int:
         """The rows of the copy's table."""
-        line = self._opened()
+        session, _ = self._opened()
         schema = self._config.schemas.get(table.schema, table.schema)
-        statement = _COUNT.format(sql.Identifier(schema, table.name))
-        rows = await line.call(lambda: line.session.query(statement))
+        rows = await self._call(lambda: session.query(_COUNT.format(sql.Identifier(schema, table.name))))
         return int(rows[0][0] or 0)
 
     async def load_journal(self) -> dict[str, Any]:
-        line = self._opened()
-        return await line.call(lambda: self._store.load_journal(line.session))
+        session, _ = self._opened()
+        return await self._call(lambda: self._store.load_journal(session))
 
     async def save_journal(self, key: str, value: Any) -> None:
         """In a transaction of its own; over another connection while one is open for a source transaction in parts."""
-        line = self._opened()
-        if not line.writer.in_parts:
-            await line.call(lambda: self._store.save_journal(line.session, key, value))
+        session, writer = self._opened()
+        if not writer.in_parts:
+            await self._call(lambda: self._store.save_journal(session, key, value))
             return
-        other = await self._connect()
+        connection = await self._connect()
         try:
-            await other.call(lambda: self._store.save_journal(other.session, key, value))
+            other = Session(connection.pgconn)
+            await self._call(lambda: self._store.save_journal(other, key, value))
         finally:
-            await other.close()
+            await connection.close()
 
-    async def _gather(self) -> Crew | None:
-        """The crew; None when there is none, or when its connections cannot be had just as the sink's own was."""
-        if self._crew is not None or self._alone:
-            return self._crew
-        crew = Crew()
-        try:
-            for number in range(self._config.snapshot_connections):
-                line = await self._connect()
-                crew.join(line)
-                await line.open(partial(self._open, origin_suffix=f":copy{number}"))
-                if await line.call(line.writer.mark) != self._opened().writer.mark():
-                    raise OperatorError("there is no replication origin for them")
-        except WalcastError as error:
-            log.warning("snapshot_connections_unavailable", extra={"reason": error.message})
-            self._alone = True
-            await crew.close()
-            return None
-        except BaseException:
-            await crew.close()
-            raise
-        self._crew = crew
-        return crew
-
-    async def _dismiss(self) -> None:
-        crew, self._crew = self._crew, None
-        if crew is not None:
-            await crew.close()
-
-    def _open(self, session: Session, origin_suffix: str = "") -> Writer:
+    def _open(self, session: Session) -> None:
         if session.version < _OLDEST:
             raise OperatorError(
                 f"the target is PostgreSQL {session.version // 10000}; the copy needs 13 or later",
@@ -188,12 +154,10 @@ class PostgresSink:
         session.query(b"set synchronous_commit = " + self._config.synchronous_commit.encode())
         role = self._take_role(session)
         origin = Origin(
-            f"walcast:{database}:{self._context.pipeline}:{self._context.sink}{origin_suffix}",
-            self._config.origin,
+            f"walcast:{database}:{self._context.pipeline}:{self._context.sink}", self._config.origin
         )
-        writer = Writer(session, self._store, self._config, role, origin)
-        writer.open()
-        return writer
+        self._writer = Writer(session, self._store, self._config, role, origin)
+        self._writer.open()
 
     def _take_role(self, session: Session) -> str:
         """The session_replication_role in effect."""
@@ -211,15 +175,43 @@ class PostgresSink:
             return "origin"
         return "replica"
 
-    async def _connect(self) -> Line:
+    async def _connect(self) -> Connection:
         name = application_name(self._context.pipeline, self._context.sink)
-        connection = await connect(self._config.dsn, application=name, unavailable=SinkUnavailable)
-        return Line(connection, f"walcast-{self._context.sink}")
+        return await connect(self._config.dsn, application=name, unavailable=SinkUnavailable)
 
-    def _opened(self) -> Line:
-        if self._line is None:
+    def _opened(self) -> tuple[Session, Writer]:
+        if self._session is None or self._writer is None:
             raise RuntimeError("the sink is not open")
-        return self._line
+        return self._session, self._writer
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        async with self._calls:
+            return await self._blocking(work)
+
+    async def _blocking(self, work: Callable[..., T], *args: Any) -> T:
+        """Runs in the sink's thread. A cancelled call ends the connection: what it was doing is over before it returns."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await self._give_up(future)
+            raise
+        except StatementFailed as failure:
+            raise failure.error("working") from None
+
+    async def _give_up(self, future: asyncio.Future[Any]) -> None:
+        """The thread must be out of libpq before the connection is closed."""
+        if self._connection is None or self._session is None or future.done():
+            return
+        with contextlib.suppress(psycopg.Error):
+            await asyncio.shield(self._connection.cancel_safe(timeout=5))
+        done, _ = await asyncio.wait([future], timeout=5)
+        if not done:
+            with contextlib.suppress(psycopg.Error, OSError):
+                self._session.abort()
+            done, _ = await asyncio.wait([future], timeout=5)
+        for ended in done:
+            ended.exception()  # seen: it ended because it was told to
 
 
 class _Journal:

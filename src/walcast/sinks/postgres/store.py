@@ -71,14 +71,11 @@ _MOVE = Prepared(
     b" written_at = now() where " + _SAME + b" returning 1) select 1 / count(*) from moved",
     (*_IDENTITY, *_POSITION, *_POSITION),
 )
-_HOLD, _SHARE = (
-    Prepared(
-        f"walcast_{name}",
-        b"with held as (select 1 from walcast.checkpoint where " + _SAME + b" for " + lock + b")"
-        b" select 1 / count(*) from held",
-        (*_IDENTITY, *_POSITION),
-    )
-    for name, lock in (("hold", b"update"), ("share", b"share"))
+_HOLD = Prepared(
+    "walcast_hold",
+    b"with held as (select 1 from walcast.checkpoint where " + _SAME + b" for update)"
+    b" select 1 / count(*) from held",
+    (*_IDENTITY, *_POSITION),
 )
 _COMPLETE = Prepared(
     "walcast_complete",
@@ -125,10 +122,9 @@ class Store:
         """Writes the next checkpoint. Fails with DIVISION_BY_ZERO when `previous` is not there any more."""
         return Command(_MOVE, (*self._params, *_position(previous), *_position(to)))
 
-    def hold(self, previous: Checkpoint | None, shared: bool = False) -> Command:
-        """Locks the checkpoint for a transaction that does not move it, or not yet; `shared`: beside others that do not.
-        Fails as `move` does."""
-        return Command(_SHARE if shared else _HOLD, (*self._params, *_position(previous)))
+    def hold(self, previous: Checkpoint | None) -> Command:
+        """Locks the checkpoint for a transaction that does not move it. Fails as `move` does."""
+        return Command(_HOLD, (*self._params, *_position(previous)))
 
     def touch(self) -> bytes:
         """Writes the checkpoint's row as it is: something to commit."""

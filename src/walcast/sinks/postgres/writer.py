@@ -83,14 +83,6 @@ class Writer:
         self._store.create(self._session)
         self.held = self._store.checkpoint(self._session)
 
-    def mark(self) -> bool:
-        """Whether what is written carries a replication origin."""
-        if not self._origin.settled:
-            # A second writer is to hear that it is one, not that the origin is taken.
-            self._run_commands([_BEGIN, self._store.hold(self.held, shared=True), _COMMIT])
-            self._origin.set_up(self._session)
-        return self._origin.active
-
     def prepare(self, relation: Relation) -> None:
         """Within a split transaction, too: then it is undone with it. Raises TableStopped."""
         if relation.table.schema == SCHEMA:
@@ -192,12 +184,15 @@ class Writer:
 
     def _frame(self, batch: Batch) -> list[Command]:
         """Fences other writers off, and moves the checkpoint, before anything is touched."""
-        self.mark()
+        if not self._origin.settled:
+            # A second writer is to hear that it is one, not that the origin is taken.
+            self._run_commands([_BEGIN, self._store.hold(self.held), _COMMIT])
+            self._origin.set_up(self._session)
         moves = batch.checkpoint is not None and batch.part is None
         fence = (
             self._store.move(self.held, batch.checkpoint)
             if moves and batch.checkpoint is not None
-            else self._store.hold(self.held, shared=batch.kind == "snapshot")
+            else self._store.hold(self.held)
         )
         stamp = self._origin.stamp(batch) if moves else []
         return [fence, *stamp, *([_DEFER] if self._role != "replica" else [])]
