@@ -20,7 +20,7 @@ from walcast.model import OperatorError
 from walcast.postgres.local import LocalServer
 
 _TABLES: Final = ("first", "second")
-_ROWS: Final = 500_000
+_ROWS: Final = 1_500_000
 """In each of the tables."""
 
 
