@@ -59,22 +59,25 @@ class Backlog:
         """A copy of the slot: the same backlog again."""
         self._serial += 1
         name = f"{self.name}_{self._serial}"
-        execute = self.server.execute
-        execute("select pg_copy_logical_replication_slot(%s, %s)", [self.name, name])
+        self.server.execute("select pg_copy_logical_replication_slot(%s, %s)", [self.name, name])
         try:
             yield name
         finally:
-            while execute("select from pg_replication_slots where slot_name = %s and active", [name]):
-                time.sleep(0.02)
-            execute(
-                "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s",
-                [name],
-            )
+            drop_slot(self.server, name)
 
     def close(self) -> None:
         self.server.execute("select pg_drop_replication_slot(%s)", [self.name])
         name = sql.Identifier(self.name)
         self.server.execute(sql.SQL("drop publication {0}; drop table {0}").format(name))
+
+
+def drop_slot(server: LocalServer, name: str) -> None:
+    """Drops the slot, if it is there, as soon as its last reader has let go of it."""
+    while server.execute("select from pg_replication_slots where slot_name = %s and active", [name]):
+        time.sleep(0.02)
+    server.execute(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s", [name]
+    )
 
 
 @contextmanager

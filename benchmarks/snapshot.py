@@ -15,7 +15,7 @@ from psycopg import sql
 
 from benchmarks import workloads
 from benchmarks.harness import Contest, Plan, Run, child
-from benchmarks.servers import database, digest, program, server
+from benchmarks.servers import database, digest, drop_slot, program, server
 from walcast.model import OperatorError
 from walcast.postgres.local import LocalServer
 
@@ -69,7 +69,7 @@ def _contest(
                 rows=2 * rows,
             )
         finally:
-            source.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
+            drop_slot(source, "bench_copy")
 
     def theirs(name: str) -> Run:
         begin = time.perf_counter()

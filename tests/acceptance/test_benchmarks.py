@@ -1,0 +1,42 @@
+"""The benchmarks run and report. What they measure is not asserted: that is for a quiet machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from walcast.accel import NATIVE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(NATIVE is None, reason="the benchmarks measure the native module")
+def test_one_benchmark_runs_and_reports_in_markdown_and_json(tmp_path: Path) -> None:
+    options = ["--only", "stream", "--runs", "1", "--rows-scale", "0.01", "--match", "updates"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *options, "--out", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("| Benchmark | Walcast | Baseline |")
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["benchmark"] for row in report["results"]] == [
+        "stream: 2,000 updates by 100, tcp",
+        "stream: 2,000 updates by 100, socket",
+    ]
+    for row in report["results"]:
+        assert row["runs"] == 1
+        assert row["ours"] > 0
+        assert row["ratio"] > 0
+        assert row["peak_bytes"] > 0
+    assert (tmp_path / "bench.md").read_text().startswith(done.stdout.rstrip("\n"))
