@@ -90,6 +90,8 @@ pub struct Assembler {
     open: Option<Open>,
     /// Last whole transaction of the batch: commit LSN, ordinal.
     last: (u64, u64),
+    /// Where the last commit record started: they rise.
+    latest: u64,
     /// Everything that committed up to here was assembled.
     through: u64,
     /// The transaction of the stream block that we are in.
@@ -111,6 +113,7 @@ impl Assembler {
             batch: Batch::new(),
             open: None,
             last: (0, 0),
+            latest: 0,
             through: after,
             block: None,
             replaying: None,
@@ -217,7 +220,7 @@ impl Assembler {
                 if self.open.is_some() {
                     return fault("Begin inside a transaction");
                 }
-                self.begin(Transaction { xid, commit_lsn, end_lsn: 0, commit_time: time, origin: None });
+                self.begin(Transaction { xid, commit_lsn, end_lsn: 0, commit_time: time, origin: None })?;
             }
             Message::Commit { commit_lsn, end_lsn, .. } => match &self.open {
                 Some(open) if open.transaction.commit_lsn == commit_lsn => self.commit(end_lsn),
@@ -242,7 +245,7 @@ impl Assembler {
                     if transactional {
                         return fault("a transactional message outside of a transaction");
                     }
-                    self.begin(Transaction { xid: 0, commit_lsn: lsn, end_lsn: 0, commit_time: sent, origin: None });
+                    self.begin(Transaction { xid: 0, commit_lsn: lsn, end_lsn: 0, commit_time: sent, origin: None })?;
                 }
                 self.logical(transactional, lsn, prefix, content);
                 if alone {
@@ -267,7 +270,7 @@ impl Assembler {
                 let Some(replay) = self.spool.commit(xid)? else {
                     return fault("Stream Commit of a transaction that was not streamed");
                 };
-                self.begin(Transaction { xid, commit_lsn, end_lsn: 0, commit_time: time, origin: None });
+                self.begin(Transaction { xid, commit_lsn, end_lsn: 0, commit_time: time, origin: None })?;
                 self.replaying = Some(Replaying { replay, end_lsn, newer: Vec::new() });
             }
         }
@@ -291,8 +294,13 @@ impl Assembler {
         Ok(self.spool.append(top, xid.unwrap_or(top), self.arrivals, message.rest())?)
     }
 
-    fn begin(&mut self, transaction: Transaction) {
+    fn begin(&mut self, transaction: Transaction) -> Result<(), Error> {
+        if transaction.commit_lsn < self.latest {
+            return fault("a commit LSN that goes back");
+        }
+        self.latest = transaction.commit_lsn;
         self.open = Some(Open { transaction, recorded: false, ordinal: 0, parts: 0 });
+        Ok(())
     }
 
     fn commit(&mut self, end_lsn: u64) {

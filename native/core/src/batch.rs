@@ -124,10 +124,7 @@ impl Batch {
         let mark = std::mem::take(&mut self.whole);
         let whole = &mut self.index;
         self.generation += 1;
-        let moved = |value: Value| match value.is_empty() {
-            true => Value::new(value.kind(), 0, 0),
-            false => Value::new(value.kind(), value.offset - mark.arena as u32, value.len() as u32),
-        };
+        let moved = |value: Value| value.shifted((mark.arena as u32).wrapping_neg());
         let mut rest = Index {
             arena: whole.arena.split_off(mark.arena),
             values: whole.values.split_off(mark.values).into_iter().map(moved).collect(),
@@ -186,8 +183,11 @@ impl Batch {
     }
 }
 
-/// Charges a finished index to the budget.
+/// Charges a finished index to the budget. Its arena may have been reserved for more: many small ones may be waiting.
 pub fn charge(mut index: Index, budget: &Arc<Budget>) -> Arc<Index> {
+    if index.arena.capacity() > 2 * index.arena.len() {
+        index.arena.shrink_to_fit();
+    }
     let bytes = index.nbytes();
     budget.add(bytes);
     index.charged = Some((budget.clone(), bytes));

@@ -1,6 +1,7 @@
 //! Waking a thread or an event loop through a descriptor.
 
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -35,14 +36,46 @@ impl Event {
     }
 }
 
-/// Whether the socket is a Unix socket.
-pub fn is_unix(socket: RawFd) -> bool {
-    // SAFETY: a zeroed address is one, and getsockname writes no more than its length.
+/// What lies between the two ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Unix,
+    Loopback,
+    Network,
+}
+
+impl Link {
+    pub fn of(socket: RawFd) -> Link {
+        // SAFETY: a zeroed address is one, getpeername writes no more than its length, and its family says what it is.
+        unsafe {
+            let mut address: libc::sockaddr_storage = std::mem::zeroed();
+            let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            if libc::getpeername(socket, (&raw mut address).cast(), &mut length) != 0 {
+                return Link::Network;
+            }
+            let here = match i32::from(address.ss_family) {
+                libc::AF_UNIX => return Link::Unix,
+                libc::AF_INET => {
+                    let peer = (*(&raw const address).cast::<libc::sockaddr_in>()).sin_addr;
+                    Ipv4Addr::from(u32::from_be(peer.s_addr)).is_loopback()
+                }
+                libc::AF_INET6 => {
+                    let peer = Ipv6Addr::from((*(&raw const address).cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr);
+                    peer.is_loopback() || peer.to_ipv4_mapped().is_some_and(|peer| peer.is_loopback())
+                }
+                _ => false,
+            };
+            if here { Link::Loopback } else { Link::Network }
+        }
+    }
+}
+
+/// Makes the socket's receive buffer so big, and keeps it so. Where that is refused it stays as it is.
+pub fn receive_buffer(socket: RawFd, bytes: i32) {
+    // SAFETY: the option's value outlives the call, and its length is right.
     unsafe {
-        let mut address: libc::sockaddr_storage = std::mem::zeroed();
-        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        libc::getsockname(socket, (&raw mut address).cast(), &mut length) == 0
-            && i32::from(address.ss_family) == libc::AF_UNIX
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, (&raw const bytes).cast(), length);
     }
 }
 

@@ -56,6 +56,12 @@ impl Value {
         self.len() == 0
     }
 
+    /// The same value in an arena where it lies `by` bytes further on (or, wrapping, back).
+    #[inline]
+    pub fn shifted(self, by: u32) -> Value {
+        Value { offset: if self.is_empty() { 0 } else { self.offset.wrapping_add(by) }, ..self }
+    }
+
     #[inline]
     pub fn bytes(self, arena: &[u8]) -> &[u8] {
         &arena[self.offset as usize..self.offset as usize + self.len()]

@@ -205,6 +205,9 @@ fn a_view_leaves_out_what_a_copy_already_has() {
     assert!(view.select(first + 100, &none).is_none());
     let dropped = view.select(0, &HashMap::from([(1, first + 101)])).expect("the message");
     assert_eq!((dropped.len(), dropped.counts(0)), (1, [0; 5]));
+    assert_eq!(view.without(&[0, 2]).of(0), [1]);
+    assert_eq!(left.without(&[1]).of(0), [1]);
+    assert_eq!((left.without(&[0, 1]).len(), left.without(&[0, 1]).transactions().count()), (0, 1));
     assert_eq!(view.select(0, &HashMap::from([(1, first + 100)])).expect("the second").of(0), [1]);
     assert!(left.select(0, &HashMap::from([(1, u64::MAX)])).expect("the message").of(0).is_empty());
 }

@@ -95,6 +95,33 @@ impl PyFrames {
         Some(PyFrames { view: Arc::new(view), kind: self.kind })
     }
 
+    fn upto(&self, py: Python<'_>, before: u64) -> PyFrames {
+        let view = py.detach(|| self.view.upto(before));
+        PyFrames { view: Arc::new(view), kind: self.kind }
+    }
+
+    fn end(&self) -> Option<(u64, u64, u64)> {
+        self.view.end().map(|(last, ordinal)| (last.commit_lsn, ordinal, last.end_lsn))
+    }
+
+    fn xids(&self) -> Vec<u32> {
+        self.view.transactions().map(|transaction| transaction.xid).filter(|xid| *xid != 0).collect()
+    }
+
+    fn join(&self, py: Python<'_>, later: Vec<Bound<'_, PyFrames>>) -> Option<PyFrames> {
+        let views: Vec<&View> =
+            [&*self.view].into_iter().chain(later.iter().map(|frames| &*frames.get().view)).collect();
+        let view = py.detach(|| View::join(&views))?;
+        Some(PyFrames { view: Arc::new(view), kind: self.kind })
+    }
+
+    fn without(&self, py: Python<'_>, mut places: Vec<u32>) -> PyFrames {
+        places.sort_unstable();
+        places.dedup();
+        let view = py.detach(|| self.view.without(&places));
+        PyFrames { view: Arc::new(view), kind: self.kind }
+    }
+
     fn entries(&self) -> Entries {
         Entries::new(Arc::clone(&self.view))
     }

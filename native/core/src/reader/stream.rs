@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{End, Item, Settings, Shared};
 use crate::assembler::{Assembler, Error, Fed};
-use crate::event::{is_unix, wait};
+use crate::event::{Link, receive_buffer, wait};
 use crate::libpq::{Connection, Ended, Got, Payload};
-use crate::pace::Pace;
+use crate::pace::{LOOPBACK_ROOM, Pace};
 
 /// Messages, and bytes, after which a drain looks at the clock, the budget and its orders.
 const TURN_MESSAGES: u64 = 256;
@@ -67,9 +67,13 @@ impl Stream {
     pub(super) fn new(shared: Arc<Shared>, connection: Connection, settings: Settings) -> Stream {
         let now = Instant::now();
         let after = settings.after_through;
+        let link = Link::of(connection.socket());
+        if link == Link::Loopback {
+            receive_buffer(connection.socket(), LOOPBACK_ROOM);
+        }
         Stream {
             assembler: Assembler::new(settings.limits.clone(), after, shared.budget.clone()),
-            pace: Pace::new(settings.linger, is_unix(connection.socket()), now),
+            pace: Pace::new(settings.linger, link, now),
             now,
             told: after,
             received: after,
