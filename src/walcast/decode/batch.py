@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from walcast.decode.values import Loader, loaders
 from walcast.model import (
     UNCHANGED,
     ArrowTable,
+    Batch,
     Change,
     Checkpoint,
     DecodeError,
@@ -26,8 +28,10 @@ from walcast.model import (
     TypeChoices,
     UpsertGroup,
     ValueFormat,
+    key_text,
 )
 
+_loaders = functools.cache(loaders)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPERATIONS: dict[bytes, Operation] = {
     b"I": "insert",
@@ -38,6 +42,7 @@ _OPERATIONS: dict[bytes, Operation] = {
     b"R": "snapshot",
 }
 _DEFAULT_CHOICES = TypeChoices()
+_NOWHERE = Lsn(0)
 _NULL, _UNCHANGED, _TEXT = b"nut"
 
 
@@ -144,6 +149,29 @@ class StreamBatch:
     def json_lines(self) -> bytes:
         return self.frames.json_lines(self._catalog, [list(relation.key) for relation in self._relations])
 
+    @property
+    def xids(self) -> Sequence[int]:
+        return self.frames.xids() if self.kind == "changes" else ()
+
+    @property
+    def last_commit(self) -> tuple[int, Lsn] | None:
+        last = self.frames.last_transaction() if self.kind == "changes" else None
+        return None if last is None else (self._epoch, Lsn(last[1]))
+
+    def upto(self, lsn: Lsn) -> StreamBatch | IdleBatch | None:
+        last = self.frames.last_transaction()
+        if self.kind == "snapshot" or last is None or last[1] < lsn:
+            return self
+        head = self.frames.upto(lsn)
+        end = head.end()
+        if end is None or self._part is not None:
+            return None
+        commit_lsn, ordinal, end_lsn = end
+        checkpoint = Checkpoint(self._epoch, Position(Lsn(commit_lsn), ordinal), Lsn(end_lsn))
+        if not len(head):
+            return IdleBatch(checkpoint)
+        return StreamBatch(head, self._relations, self._catalog, epoch=self._epoch, checkpoint=checkpoint)
+
     def after(
         self, checkpoint: Checkpoint | None, starts: Mapping[TableId, Lsn]
     ) -> StreamBatch | IdleBatch | None:
@@ -171,11 +199,61 @@ class StreamBatch:
             )
         return self._emptied(checkpoint, held)
 
+    def join(self, later: Sequence[Batch]) -> tuple[Batch, int]:
+        if self.kind != "changes" or self._part is not None:
+            return self, 0
+        versions, frames, checkpoint, count = _Versions(self._relations), [], self._checkpoint, 0
+        for batch in later:
+            if isinstance(batch, StreamBatch):
+                if not self._continues(batch) or not versions.take_in(batch._relations):
+                    break
+                frames.append(batch.frames)
+            elif not isinstance(batch, IdleBatch) or batch.kind != "idle":
+                break
+            checkpoint = batch.checkpoint or checkpoint
+            count += 1
+        joined = self.frames.join(frames) if frames else self.frames
+        if joined is None or not count:
+            return self, 0
+        made = StreamBatch(
+            joined, versions.relations, self._catalog, epoch=self._epoch, checkpoint=checkpoint
+        )
+        return made, count
+
+    def _continues(self, batch: StreamBatch) -> bool:
+        same = batch._epoch == self._epoch and batch._catalog is self._catalog
+        return same and batch.kind == "changes" and batch._part is None
+
+    def row_keys(self, raw: RawChange) -> tuple[str, str]:
+        relation = self._relations[raw.relation]
+        numbers = relation.key or range(len(relation.columns))
+        before, after = [], []
+        for number in numbers:
+            binary_and_text = _loaders(relation.columns[number].type)
+            new = old = None
+            if raw.kinds:
+                new = _value(raw.kinds[number], raw.values[number], ("", *binary_and_text))
+            if raw.old_kind:
+                old = _value(raw.old_kinds[number], raw.old_values[number], ("", *binary_and_text))
+            before.append(old if raw.old_kind else new)
+            after.append(old if raw.op == b"D" or new is UNCHANGED else new)
+        return key_text(before), key_text(after)
+
+    def without(self, places: Collection[int]) -> StreamBatch:
+        return StreamBatch(
+            self.frames.without(list(places)),
+            self._relations,
+            self._catalog,
+            epoch=self._epoch,
+            checkpoint=self._checkpoint,
+            part=self._part,
+        )
+
     def _emptied(self, checkpoint: Checkpoint | None, held: int) -> IdleBatch | None:
         """What is left when every change went: the newer checkpoint, and the place in the sequence of parts."""
         last = self.frames.last_transaction()
         if self._part is not None and last is not None and last[1] > held:
-            return IdleBatch(self._checkpoint, self._part)
+            return IdleBatch(self._checkpoint, self._part, Lsn(last[1]))
         if self._checkpoint is None or (checkpoint is not None and self._checkpoint <= checkpoint):
             return None
         return IdleBatch(self._checkpoint)
@@ -196,8 +274,8 @@ class StreamBatch:
 class IdleBatch:
     """No changes, only a newer checkpoint; or a part of a transaction from which every change was dropped.
 
-    The latter has a `part` and the kind "changes", so that a sink that opened a transaction for an earlier part
-    sees its last one.
+    The latter has a `part`, its transaction's `commit_lsn` and the kind "changes", so that a sink that opened a
+    transaction for an earlier part sees its last one.
     """
 
     relations: Sequence[Relation] = ()
@@ -205,9 +283,12 @@ class IdleBatch:
     transactions = 0
     commit_time: float | None = None
 
-    def __init__(self, checkpoint: Checkpoint | None, part: Part | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint | None, part: Part | None = None, commit_lsn: Lsn = _NOWHERE
+    ) -> None:
         self.checkpoint = checkpoint
         self.part = part
+        self._commit_lsn = commit_lsn
 
     @property
     def kind(self) -> Literal["changes", "snapshot", "idle"]:
@@ -240,9 +321,52 @@ class IdleBatch:
     def json_lines(self) -> bytes:
         return b""
 
+    @property
+    def xids(self) -> Sequence[int]:
+        return ()
+
+    @property
+    def last_commit(self) -> tuple[int, Lsn] | None:
+        return None
+
+    def upto(self, lsn: Lsn) -> IdleBatch | None:
+        if self.part is not None:
+            return self if self._commit_lsn < lsn else None
+        return self if self.checkpoint is None or self.checkpoint.through <= lsn else None
+
+    def row_keys(self, raw: RawChange) -> tuple[str, str]:
+        raise ValueError("the batch has no changes")
+
+    def without(self, places: Collection[int]) -> IdleBatch:
+        return self
+
     def after(self, checkpoint: Checkpoint | None, starts: Mapping[TableId, Lsn]) -> IdleBatch | None:
         newer = checkpoint is None or (self.checkpoint is not None and self.checkpoint > checkpoint)
         return self if newer or self.part is not None else None
+
+    def join(self, later: Sequence[Batch]) -> tuple[Batch, int]:
+        """A whole batch behind it says all that it says, and more."""
+        if self.part is not None or not later or later[0].part is not None or later[0].kind == "snapshot":
+            return self, 0
+        joined, count = later[0].join(later[1:])
+        return joined, count + 1
+
+
+class _Versions:
+    """The relations of batches that are joined, in the order of their first appearance: one version of each."""
+
+    def __init__(self, relations: Sequence[Relation]) -> None:
+        self.relations = list(relations)
+        self._by_oid = {relation.oid: relation for relation in relations}
+
+    def take_in(self, relations: Sequence[Relation]) -> bool:
+        """False, and nothing is taken in, when one of them is known in another version."""
+        if any(self._by_oid.get(relation.oid, relation) != relation for relation in relations):
+            return False
+        fresh = [relation for relation in relations if relation.oid not in self._by_oid]
+        self.relations += fresh
+        self._by_oid |= {relation.oid: relation for relation in fresh}
+        return True
 
 
 class Rows:

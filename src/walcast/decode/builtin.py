@@ -5,9 +5,14 @@ The numbers are fixed by PostgreSQL's pg_type.dat and have never been reused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from walcast.decode.frames import TypeTuple
 from walcast.model import TypeInfo
+
+_FIRST_NOT_FIXED: Final = 10_000
+"""Oids below are the same in every PostgreSQL (FirstGenbkiObjectId): decoders know those types."""
 
 _BASE = """
 16 bool 1000, 17 bytea 1001, 18 char 1002, 19 name 1003, 20 int8 1016, 21 int2 1005, 22 int2vector 1006,
@@ -74,3 +79,27 @@ def _build() -> dict[int, TypeInfo]:
 
 
 BUILTIN: Final = _build()
+
+
+def type_tuples(types: Iterable[TypeInfo]) -> list[TypeTuple]:
+    """The types that a decoder has to be told of, with all that they are made of."""
+    return [
+        (
+            info.oid,
+            info.name,
+            info.kind,
+            info.element.oid if info.element is not None else 0,
+            [(name, part.oid) for name, part in info.fields],
+            info.delimiter,
+        )
+        for info in {info.oid: info for whole in types for info in _parts(whole)}.values()
+        if info.oid >= _FIRST_NOT_FIXED
+    ]
+
+
+def _parts(info: TypeInfo) -> Iterator[TypeInfo]:
+    yield info
+    if info.element is not None:
+        yield from _parts(info.element)
+    for _, part in info.fields:
+        yield from _parts(part)

@@ -99,6 +99,29 @@ class Frames(Protocol):
         committed before `drops[k]`. None when no change is left."""
         ...
 
+    def upto(self, before: int) -> Frames:
+        """A view of only the transactions that committed before this LSN; it may be empty."""
+        ...
+
+    def end(self) -> tuple[int, int, int] | None:
+        """(commit LSN, ordinal of the last change, end LSN) of the last transaction, also when its changes were dropped
+        from this view."""
+        ...
+
+    def xids(self) -> list[int]:
+        """The transactions' ids, 32 bits, in commit order; without messages outside transactions, which have none."""
+        ...
+
+    def join(self, later: list[Any]) -> Frames | None:
+        """All that these frames show and then all that the later ones (of the same implementation) show, in memory of its
+        own; relations in the order of their first appearance. None when two of them know a relation differently, or when
+        it would be too big."""
+        ...
+
+    def without(self, places: list[int]) -> Frames:
+        """A view without the entries at these places: from 0, in the order of `entries`."""
+        ...
+
     def entries(self) -> Iterator[EntryTuple]:
         """Changes in commit order; a truncate of several relations is one item a relation."""
         ...

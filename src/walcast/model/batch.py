@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -172,7 +172,38 @@ class Batch(Protocol):
         """Every change as one line of JSON, in commit order (docs/reference/jsonl.md)."""
         ...
 
+    @property
+    def xids(self) -> Sequence[int]:
+        """The transactions' ids (32 bits) in commit order. Of a part it is its transaction's; snapshots have none."""
+        ...
+
+    @property
+    def last_commit(self) -> tuple[int, Lsn] | None:
+        """Epoch and LSN of the last commit record in it, also of a part; None where there is none."""
+        ...
+
+    def upto(self, lsn: Lsn) -> Batch | None:
+        """What of it committed before `lsn`, with the checkpoint at that end: the other half of `after`.
+
+        The batch itself when that is all of it, None when it is nothing. A part goes with its whole transaction. A
+        snapshot chunk is at no position and is given whole.
+        """
+        ...
+
     def after(self, checkpoint: Checkpoint | None, starts: Mapping[TableId, Lsn]) -> Batch | None:
         """What of it a sink at `checkpoint` does not have yet: transactions up to the checkpoint dropped, and changes of a
         table that committed before its snapshot's start LSN. None when nothing is left, not even a newer checkpoint."""
+        ...
+
+    def join(self, later: Sequence[Batch]) -> tuple[Batch, int]:
+        """One batch of this one and the first n of those that follow it, and n: as many as there are before a part of a
+        transaction, a snapshot's chunk, another version of a table or another history. (self, 0) when it is none."""
+
+    def row_keys(self, raw: RawChange) -> tuple[str, str]:
+        """The key before one of its changes and after it, as `walcast.model.row_keys` says; no other value is read."""
+        ...
+
+    def without(self, places: Collection[int]) -> Batch:
+        """The same without the changes at these places: from 0, in the order of `raw` and `changes`. Checkpoint and part stay,
+        also when no change is left."""
         ...

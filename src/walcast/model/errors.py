@@ -47,6 +47,22 @@ class SinkUnavailable(RetryableError):
     """The target cannot be reached or asks to be left alone."""
 
 
+class TokenInvalid(ConfigError):
+    """The text is not a token, or its signature is not ours."""
+
+
+class WriteLost(OperatorError):
+    """The write that a token stands for is in no copy, and never will be: it was lost when a standby was promoted."""
+
+
+class SplitBrain(OperatorError):
+    """Two servers of one cluster take writes on one timeline, or a write went to a primary that had been replaced."""
+
+
+class NodeUnavailable(RetryableError):
+    """No server of the cluster can serve this read or write now."""
+
+
 class SlotLost(OperatorError):
     """The slot is gone, invalidated, or is not the one that the checkpoint belongs to: data would be skipped."""
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from walcast.model.batch import Batch, Durability
+from walcast.model.deadletter import DeadLetter, RowPolicies
+from walcast.model.finding import Finding
 from walcast.model.lsn import Checkpoint, Lsn
 from walcast.model.relation import Relation, TableId
+
+if TYPE_CHECKING:
+    from walcast.model.fence import Visibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +113,39 @@ class KnowsTimelines(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsVisibility(Protocol):
+    """A source that can tell which transactions its readers see: what a fence needs."""
+
+    async def visibility(self) -> Visibility:
+        """What a snapshot taken now sees."""
+        ...
+
+    async def unsettled(self) -> Sequence[int]:
+        """Transactions (32 bits) whose commit may be in the stream already while nobody sees them: those that wait for a
+        synchronous standby, or all that are open when this role may not know."""
+        ...
+
+    async def nudge(self) -> None:
+        """Has the server flush the WAL that is written so far: only then does the stream reach its end."""
+        ...
+
+
 class Journal(Protocol):
     """A small durable map beside the data: table states, epochs, checkpoints of sinks that keep none."""
 
     async def load(self) -> dict[str, Any]: ...
     async def save(self, key: str, value: Any) -> None:
         """Durable when it returns. `value` is JSON; None deletes."""
+        ...
+
+
+@runtime_checkable
+class DropsSlot(Protocol):
+    """A source that can give up its slot: then it keeps no WAL for copies that are away."""
+
+    async def drop_slot(self) -> bool:
+        """False when there was none. Raises SlotInUse, OperatorError."""
         ...
 
 
@@ -166,10 +198,89 @@ class KeepsJournal(Protocol):
 
 
 @runtime_checkable
+class SetsAside(Protocol):
+    """A sink that can say which rows it can never apply (`RowsRefused`), and go on without them."""
+
+    @property
+    def policies(self) -> RowPolicies: ...
+
+
+class DeadLetterStore(Protocol):
+    """The dead letters of one sink, durable. They hold rows: whoever may read the copy may read them."""
+
+    async def load(self) -> list[DeadLetter]:
+        """All of them, by number."""
+        ...
+
+    async def save(self, letters: Sequence[DeadLetter], gone: Sequence[int] = ()) -> None:
+        """Adds letters, or replaces those of the same numbers, and forgets others. Durable when it returns."""
+        ...
+
+
+@runtime_checkable
+class KeepsDeadLetters(Protocol):
+    """A sink that `SetsAside`, whose target holds the dead letters beside the data, and writes them in the batch's own transaction."""
+
+    def dead_letters(self) -> DeadLetterStore: ...
+    async def write_aside(
+        self, batch: Batch, letters: Sequence[DeadLetter], gone: Sequence[int]
+    ) -> Durability:
+        """`write`, and in the same transaction the letters that were made of the rest, and the numbers of those that are
+        settled by this batch."""
+        ...
+
+
+@runtime_checkable
+class Builds(Protocol):
+    """A sink that bears with rows that are not there yet: an update that did not send all of a row of these tables, and finds
+    none, changes nothing. The row comes with a later chunk."""
+
+    building: Collection[TableId]
+
+
+@runtime_checkable
+class CallsAgain(Protocol):
+    """A sink that `SetsAside` and applies a change for several, of whom one refused it."""
+
+    async def write_again(self, batch: Batch, by: str) -> Durability:
+        """Writes for the one whose name is in the letter."""
+        ...
+
+
+@runtime_checkable
+class Revives(Protocol):
+    """A source that makes a batch of a dead letter again."""
+
+    async def revive(self, letter: DeadLetter) -> Batch:
+        """One transaction with that one change, without a checkpoint. Raises OperatorError when the table is another one by
+        now."""
+        ...
+
+
+@runtime_checkable
 class Countable(Protocol):
     """A sink whose rows can be counted and read back, for status, `walcast verify` and the demo."""
 
     async def count(self, table: TableId) -> int: ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A sink that remembers object ids and attribute numbers of its source, which another server has others of."""
+
+    async def moved(self) -> Sequence[TableId]:
+        """The source is another server with the same rows: from now on tables and columns are known by name. Returns
+        the tables that were waiting for a new snapshot."""
+        ...
+
+
+@runtime_checkable
+class Examinable(Protocol):
+    """A sink that can say what stands in its way without being opened, also beside the pipeline that has it open."""
+
+    async def examine(self) -> Sequence[Finding]:
+        """Whether the target can be reached and written. Changes nothing."""
+        ...
 
 
 class SinkFactory(Protocol):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 TypeKind = Literal["base", "enum", "domain", "composite", "range", "multirange", "array", "pseudo"]
 ReplicaIdentity = Literal["d", "i", "f", "n"]
+
+
+_PLAIN = re.compile("[a-z_][a-z0-9_]*")
+_QUOTE = '"'
 
 
 class TableId(NamedTuple):
@@ -17,6 +23,18 @@ class TableId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    @property
+    def written(self) -> str:
+        """As SQL and patterns write it: odd parts in double quotes."""
+        return ".".join(
+            part if _PLAIN.fullmatch(part) else f'"{part.replace(_QUOTE, _QUOTE * 2)}"' for part in self
+        )
+
+    @property
+    def argument(self) -> str:
+        """As a shell wants it."""
+        return shlex.quote(self.written)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from walcast.decode.frames import Delivery
 from walcast.decode.twin import wire
-from walcast.decode.twin.batching import Growing, Open, delivery
+from walcast.decode.twin.batching import Open, delivery
 from walcast.decode.twin.fault import DecodeFault
-from walcast.decode.twin.index import Entry, Logical, Relation, Truncated, unix_time
+from walcast.decode.twin.index import Entry, Growing, Logical, Relation, Truncated, unix_time
 from walcast.decode.twin.spool import Spool
 from walcast.decode.twin.wire import XLOG_HEADER
 
@@ -49,6 +49,7 @@ class PyAssembler:
         self._open: Open | None = None
         self._whole = Growing()
         self._last_ordinal = 0
+        self._latest = 0
         self._through = self._told = after
         self._sealed: list[Delivery] = []
 
@@ -126,7 +127,7 @@ class PyAssembler:
             case wire.Begin():
                 if self._open is not None:
                     raise DecodeFault("Begin inside a transaction", XLOG_HEADER)
-                self._open = Open(message.xid, message.commit_lsn, unix_time(message.time))
+                self._begin(message.xid, message.commit_lsn, message.time)
             case wire.Commit():
                 if self._transaction("Commit").transaction.commit_lsn != message.commit_lsn:
                     raise DecodeFault("Commit at another LSN than Begin said", XLOG_HEADER)
@@ -158,6 +159,12 @@ class PyAssembler:
                 raise DecodeFault("Stream Stop outside of a stream block", XLOG_HEADER)
             case wire.TypeName():
                 pass
+
+    def _begin(self, xid: int, commit_lsn: int, time: int) -> None:
+        if commit_lsn < self._latest:
+            raise DecodeFault("a commit LSN that goes back", XLOG_HEADER)
+        self._latest = commit_lsn
+        self._open = Open(xid, commit_lsn, unix_time(time))
 
     def _commit(self, end_lsn: int) -> None:
         open_, self._open = self._transaction("Commit"), None
@@ -199,7 +206,7 @@ class PyAssembler:
         if alone:
             if message.transactional:
                 raise DecodeFault("a transactional message outside of a transaction", XLOG_HEADER)
-            self._open = Open(0, message.lsn, unix_time(sent))
+            self._begin(0, message.lsn, sent)
         open_ = self._transaction("a message")
         open_.ordinal += 1
         detail = Logical(message.prefix, message.content, message.transactional)
@@ -218,7 +225,7 @@ class PyAssembler:
         kept = self._spool.replay(commit.xid)
         if kept is None:
             raise DecodeFault("Stream Commit of a transaction that was not streamed", XLOG_HEADER)
-        self._open = Open(commit.xid, commit.commit_lsn, unix_time(commit.time))
+        self._begin(commit.xid, commit.commit_lsn, commit.time)
         before = dict(self._relations)
         for arrival, payload in kept:
             found = wire.frame(payload)

@@ -1,54 +1,12 @@
-"""What has been decoded and not handed over yet: whole transactions, and the one that is open."""
+"""The transaction that is open, and what is handed over."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from walcast.decode.frames import Delivery
 from walcast.decode.twin.frames import PyFrames
-from walcast.decode.twin.index import Entry, Index, Relation, Transaction, Truncated
-
-
-@dataclass(slots=True)
-class Growing:
-    """An index being built. One schema version a relation, and one relation a name."""
-
-    index: Index = field(default_factory=Index)
-    _numbers: dict[int, int] = field(default_factory=dict)
-    _names: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def conflicts(self, relation: Relation) -> bool:
-        """Whether an older definition, or another relation of the same name, is in here."""
-        number = self._numbers.get(relation.oid)
-        if number is not None:
-            return self.index.relations[number] != relation
-        return self._names.get((relation.schema, relation.name), relation.oid) != relation.oid
-
-    def enter(self, relation: Relation) -> int:
-        """The relation's number here. It must not conflict."""
-        number = self._numbers.get(relation.oid)
-        if number is None:
-            number = self._numbers[relation.oid] = len(self.index.relations)
-            self._names[relation.schema, relation.name] = relation.oid
-            self.index.relations.append(relation)
-        return number
-
-    def add(self, entry: Entry) -> None:
-        self.index.entries.append(entry)
-        self.index.nbytes += entry.nbytes
-
-    def absorb(self, other: Index) -> None:
-        """Appends whole transactions; their relations must not conflict."""
-        numbers = [self.enter(relation) for relation in other.relations]
-        for entry in other.entries:
-            if entry.relation >= 0:
-                entry.relation = numbers[entry.relation]
-            if isinstance(entry.detail, Truncated):
-                relations = tuple(numbers[relation] for relation in entry.detail.relations)
-                entry.detail = entry.detail._replace(relations=relations)
-        self.index.transactions += other.transactions
-        self.index.entries += other.entries
-        self.index.nbytes += other.nbytes
+from walcast.decode.twin.index import Growing, Index, Transaction
 
 
 class Open:

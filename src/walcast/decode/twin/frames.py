@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import compress
 from typing import Any, Literal
 
 from walcast.decode.frames import EntryTuple, NetTuple, RelationTuple, TransactionTuple
 from walcast.decode.twin.catalog import PyCatalog
-from walcast.decode.twin.index import Entry, Index, Logical, Transaction, Truncated
+from walcast.decode.twin.index import Entry, Growing, Index, Logical, Transaction, Truncated
 from walcast.decode.twin.jsonl import json_lines
 from walcast.decode.twin.net import net
 from walcast.decode.twin.rowset import check_columns
@@ -68,6 +69,45 @@ class PyFrames:
             and (entry.relation < 0 or entry.transaction.commit_lsn >= starts[entry.relation])
         ]
         return view if view._entries else None
+
+    def upto(self, before: int) -> PyFrames:
+        view = PyFrames(self.index, self.kind)
+        view._transactions = [item for item in self._transactions if item.commit_lsn < before]
+        view._entries = [entry for entry in self._entries if entry.transaction.commit_lsn < before]
+        return view
+
+    def end(self) -> tuple[int, int, int] | None:
+        if not self._transactions:
+            return None
+        last = self._transactions[-1]
+        ordinals = [
+            entry.ordinal for entry in self.index.entries if entry.transaction.commit_lsn == last.commit_lsn
+        ]
+        return last.commit_lsn, max(ordinals, default=0), last.end_lsn
+
+    def xids(self) -> list[int]:
+        return [item.xid for item in self._transactions if item.xid]
+
+    def join(self, later: list[PyFrames]) -> PyFrames | None:
+        growing, shown = Growing(), []
+        for frames in (self, *later):
+            if any(growing.conflicts(relation) for relation in frames.index.relations):
+                return None
+            there, chosen = set(map(id, frames._transactions)), set(map(id, frames._entries))
+            kept = [entry for entry in frames.index.entries if id(entry.transaction) in there]
+            shown += [id(entry) in chosen for entry in kept]
+            nbytes = sum(entry.nbytes for entry in kept)
+            growing.absorb(Index(frames.index.relations, frames._transactions, kept, nbytes))
+        joined = PyFrames(growing.index, self.kind)
+        joined._entries = list(compress(joined._entries, shown))
+        return joined
+
+    def without(self, places: list[int]) -> PyFrames:
+        gone = set(places)
+        view = PyFrames(self.index, self.kind)
+        view._transactions = self._transactions
+        view._entries = [entry for place, entry in enumerate(self._entries) if place not in gone]
+        return view
 
     def entries(self) -> Iterator[EntryTuple]:
         return map(_entry_tuple, self._entries)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 _EPOCH = 946_684_800_000_000
@@ -94,6 +95,55 @@ class Index:
     transactions: list[Transaction] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     nbytes: int = 0
+
+
+@dataclass(slots=True)
+class Growing:
+    """An index being built. One schema version a relation, and one relation a name."""
+
+    index: Index = field(default_factory=Index)
+    _numbers: dict[int, int] = field(default_factory=dict)
+    _names: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def conflicts(self, relation: Relation) -> bool:
+        """Whether an older definition, or another relation of the same name, is in here."""
+        number = self._numbers.get(relation.oid)
+        if number is not None:
+            return self.index.relations[number] != relation
+        return self._names.get((relation.schema, relation.name), relation.oid) != relation.oid
+
+    def enter(self, relation: Relation) -> int:
+        """The relation's number here. It must not conflict."""
+        number = self._numbers.get(relation.oid)
+        if number is None:
+            number = self._numbers[relation.oid] = len(self.index.relations)
+            self._names[relation.schema, relation.name] = relation.oid
+            self.index.relations.append(relation)
+        return number
+
+    def add(self, entry: Entry) -> None:
+        self.index.entries.append(entry)
+        self.index.nbytes += entry.nbytes
+
+    def absorb(self, other: Index) -> None:
+        """Appends whole transactions; their relations must not conflict."""
+        numbers = [self.enter(relation) for relation in other.relations]
+        self.index.transactions += other.transactions
+        same = numbers == list(range(len(numbers)))
+        self.index.entries += (
+            other.entries if same else [_renumbered(entry, numbers) for entry in other.entries]
+        )
+        self.index.nbytes += other.nbytes
+
+
+def _renumbered(entry: Entry, numbers: Sequence[int]) -> Entry:
+    """The entry in another index, where its relations have these numbers."""
+    if entry.relation < 0:
+        return entry
+    detail = entry.detail
+    if isinstance(detail, Truncated):
+        detail = detail._replace(relations=tuple(numbers[relation] for relation in detail.relations))
+    return replace(entry, relation=numbers[entry.relation], detail=detail)
 
 
 def unix_time(micros: int) -> int:

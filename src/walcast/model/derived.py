@@ -1,0 +1,151 @@
+"""Derived copies: documents, vertices and edges, the stores that hold them, and how the source is read again for them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Group
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+
+from walcast.model.batch import Durability
+from walcast.model.lsn import Checkpoint, Lsn
+from walcast.model.relation import Relation, TableId
+
+Kind = Literal["document", "vertex", "edge"]
+FieldKind = Literal["boolean", "integer", "float", "text", "json"]
+"""What a store may index a field as. `json` is anything: a list, an object, or whatever a computed field gives."""
+
+Key = tuple[str, ...]
+"""The values of a row's key (or of other columns that are compared) as canonical text."""
+Row = dict[str, Any]
+"""Column names to Python values, as `Change.new` has them."""
+
+_LSN_BITS = 48
+
+
+def version_of(epoch: int, lsn: Lsn | int) -> int:
+    """A version that rises with every history and, within one, with every commit: 15 bits epoch, 48 bits LSN. It fits a
+    signed 64-bit integer; 48 bits are 256 TiB of WAL. Raises ValueError beyond."""
+    if not 0 <= epoch < 1 << 15 or not 0 <= lsn < 1 << _LSN_BITS:
+        raise ValueError(f"epoch {epoch} and LSN {Lsn(lsn)} do not fit a version")
+    return (epoch << _LSN_BITS) | int(lsn)
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What a store makes for one target of a mapping: an index, a table, a vertex or edge label.
+
+    `fingerprint` changes when the mapping does. `tracked`: the store is asked for `holders`. `ends` are the labels that
+    an edge leads from and to.
+    """
+
+    name: str
+    kind: Kind
+    fields: tuple[tuple[str, FieldKind], ...]
+    fingerprint: str
+    tracked: bool = False
+    ends: tuple[str, str] | None = None
+
+
+class Put(NamedTuple):
+    """A whole document, vertex or edge. `body` is plain JSON data. `members` name the rows that it was made from, as far as
+    the store is to be asked for them, its root row first; none where the collection is not tracked. `ends` are the ids of
+    an edge's two vertices."""
+
+    collection: str
+    id: str
+    body: dict[str, Any]
+    members: tuple[str, ...] = ()
+    ends: tuple[str, str] | None = None
+
+
+class Delete(NamedTuple):
+    """What may be there and must not be."""
+
+    collection: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What a batch becomes, or a slice of it: first `empty` these collections, then deletes, then puts; an id is in one of
+    the two only.
+
+    `version` never falls from one batch to the next, and what was read is never older than it says. Until `done` more of
+    the same transaction follows, and nothing of it may become durable. `checkpoint` is None but for the last slice.
+    """
+
+    version: int
+    puts: Sequence[Put] = ()
+    deletes: Sequence[Delete] = ()
+    empty: Sequence[str] = ()
+    checkpoint: Checkpoint | None = None
+    done: bool = True
+
+
+class DerivedStore(Protocol):
+    """A target of documents, vertices or edges; an async context manager.
+
+    Calls come one at a time. A collection is made by `begin` and `finish`; while it is between the two, what is written to
+    it goes to the new one, and readers see the one before. `begin` drops what an earlier one left unfinished; `finish`
+    without it does nothing.
+    """
+
+    kinds: ClassVar[frozenset[Kind]]
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc: object) -> None: ...
+    @property
+    def keeps_checkpoint(self) -> bool: ...
+    async def checkpoint(self) -> Checkpoint | None: ...
+    async def built(self) -> Mapping[str, str]:
+        """The finished collections of this sink by name, with their fingerprints."""
+        ...
+
+    async def begin(self, collection: Collection) -> None: ...
+    async def finish(self, collection: Collection) -> None: ...
+    async def drop(self, name: str) -> None:
+        """Removes a finished collection that the mapping no longer has."""
+        ...
+
+    async def write(self, derived: Derived) -> Durability: ...
+    async def flush(self) -> None: ...
+    async def holders(self, collection: Collection, members: Sequence[str]) -> Sequence[tuple[str, str]]:
+        """The id and the first member of all that was made from any of these rows, everything written so far considered."""
+        ...
+
+
+class SourceView(Protocol):
+    """The source's tables in one snapshot."""
+
+    async def rows(
+        self, table: TableId, columns: Sequence[str], by: Sequence[str], values: Group[Key]
+    ) -> Sequence[Row]:
+        """The rows whose columns `by` have one of these values. One query."""
+        ...
+
+    async def page(
+        self, table: TableId, columns: Sequence[str], key: Sequence[str], after: Key | None, limit: int
+    ) -> Sequence[Row]:
+        """The next rows in the order of `key`."""
+        ...
+
+
+class SourceReader(Protocol):
+    """Reads the source again, for what a change does not carry; an async context manager."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc: object) -> None: ...
+    async def relations(self, tables: Group[TableId]) -> Mapping[TableId, Relation]:
+        """These tables as the catalog has them now; those that are not there are left out."""
+        ...
+
+    async def settle(self) -> None:
+        """From now on views also wait for transactions that are in the log already but not visible yet: for a copy that
+        begins at a position whose transactions nobody has named."""
+        ...
+
+    def view(self, xids: Group[int]) -> AbstractAsyncContextManager[SourceView]:
+        """A snapshot in which all these transactions (32-bit ids, committed) are visible. Waits until there is one."""
+        ...
