@@ -76,7 +76,7 @@ class SourceConfig:
     )
     snapshot_workers: int = field(default=2, metadata=_about("connections that read tables at the same time"))
     snapshot_chunk_bytes: int = field(
-        default=8 * _MB, metadata=_about("size of a batch of a snapshot", "bytes")
+        default=4 * _MB, metadata=_about("size of a batch of a snapshot", "bytes")
     )
     snapshot_chunk_rows: int = field(default=200_000, metadata=_about("most rows in a batch of a snapshot"))
     snapshot_split_bytes: int = field(
@@ -130,6 +130,13 @@ class SourceConfig:
     receive_timeout: float = field(
         default=60.0,
         metadata=_about("silence of the server after which the connection counts as lost", "seconds"),
+    )
+    wal_disk: int | None = field(
+        default=None,
+        metadata=_about(
+            "how large pg_wal may grow on the source's disk; `walcast doctor` reckons with it where it cannot see the disk",
+            "bytes",
+        ),
     )
 
     temporary_slot: bool = field(default=False, metadata={"internal": True})

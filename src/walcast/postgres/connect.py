@@ -68,7 +68,7 @@ async def connect(
     else:
         options |= {"tcp_user_timeout": 30_000}  # a query into a half-open connection ends, too
     options |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-    parameters = _parse(text)
+    parameters = parse_dsn(text)
     options = {name: value for name, value in options.items() if name not in parameters}
     options["application_name"] = application
     if "connect_timeout" not in parameters and "PGCONNECT_TIMEOUT" not in os.environ:
@@ -98,7 +98,7 @@ def describe(dsn: str | Secret) -> str:
     """Where a DSN leads, fit for a message: `user@host:port/database`, never a password."""
     text = dsn.reveal() if isinstance(dsn, Secret) else dsn
     try:
-        parameters = _parse(text)
+        parameters = parse_dsn(text)
     except WalcastError:
         return "the DSN"
     service = parameters.get("service") or os.environ.get("PGSERVICE")
@@ -111,7 +111,8 @@ def describe(dsn: str | Secret) -> str:
     return f"{user}@{host or 'local'}:{port}/{database}" if user else f"{host or 'local'}:{port}/{database}"
 
 
-def _parse(text: str) -> dict[str, Any]:
+def parse_dsn(text: str) -> dict[str, Any]:
+    """A DSN's parameters. Raises OperatorError, without repeating what may be a password."""
     try:
         return conninfo_to_dict(text)
     except psycopg.ProgrammingError as error:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Final, LiteralString, cast
 
 from walcast.decode import Catalog
+from walcast.decode.builtin import type_tuples
 from walcast.decode.frames import Catalog as DecoderCatalog
-from walcast.decode.frames import ColumnTuple, RelationTuple, TypeTuple
+from walcast.decode.frames import ColumnTuple, RelationTuple
 from walcast.model import Column, Relation, ReplicaIdentity, TableId, TypeInfo
 from walcast.postgres.catalog import describe_relations
 from walcast.postgres.connect import Connection
@@ -22,9 +23,6 @@ from walcast.postgres.control import Control
 from walcast.postgres.ddl import Shapes
 from walcast.postgres.published import column_lists
 from walcast.postgres.typeinfo import load_types
-
-_FIRST_NOT_FIXED: Final = 10_000
-"""Oids below are the same in every PostgreSQL (FirstGenbkiObjectId): decoders know those types."""
 
 _SQL_TYPES: Final[LiteralString] = """
 select t.oid, t.typmod, pg_catalog.format_type(t.oid::oid, t.typmod)
@@ -63,7 +61,7 @@ class Relations:
         """Makes the decoder know these types."""
         if any(self._types.get(oid) != info for oid, info in types.items()):
             self._types |= types
-            self.catalog = cast(DecoderCatalog, Catalog(_type_tuples(self._types.values())))
+            self.catalog = cast(DecoderCatalog, Catalog(type_tuples(self._types.values())))
 
     def readable_in_binary(self, relation: Relation) -> bool:
         """Whether server and decoder both have a binary form of every column."""
@@ -171,16 +169,17 @@ def _keys(identity: str, columns: Sequence[ColumnTuple], now: Relation | None) -
     return set()
 
 
-def _type_tuples(types: Iterable[TypeInfo]) -> list[TypeTuple]:
-    return [
-        (
-            info.oid,
-            info.name,
-            info.kind,
-            info.element.oid if info.element is not None else 0,
-            [(name, part.oid) for name, part in info.fields],
-            info.delimiter,
-        )
-        for info in types
-        if info.oid >= _FIRST_NOT_FIXED
-    ]
+def catalog_of(types: Iterable[TypeInfo]) -> DecoderCatalog:
+    """A decoder's catalog of these types and what they are made of."""
+    found: dict[int, TypeInfo] = {}
+
+    def add(info: TypeInfo) -> None:
+        if info.oid not in found:
+            found[info.oid] = info
+            for part in (info.element, *(part for _, part in info.fields)):
+                if part is not None:
+                    add(part)
+
+    for info in types:
+        add(info)
+    return cast(DecoderCatalog, Catalog(type_tuples(found.values())))

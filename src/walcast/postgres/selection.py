@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 from walcast.model import ConfigError, ReplicaIdentity, TableId
 
+BOOKKEEPING = "walcast"
+"""The schema in which a copy keeps its checkpoints. A table of it at the source is another copy's: it is never copied,
+or two directions would overwrite each other's checkpoints."""
+
 _PART = re.compile(r'\s*((?:"(?:[^"]|"")*"|[^".\s])+)\s*')
 
 
@@ -41,6 +45,8 @@ class Table:
     @property
     def refusal(self) -> str | None:
         """Why it cannot be copied; None when it can."""
+        if self.id.schema == BOOKKEEPING:
+            return "is the bookkeeping of a copy that Walcast keeps here"
         if self.kind == "f":
             return "is a foreign table: its rows are not in this database's WAL"
         if self.kind in "vm":

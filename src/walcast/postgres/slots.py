@@ -30,7 +30,7 @@ from walcast.postgres.faults import explain
 log = logging.getLogger("walcast.postgres")
 
 _NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
-_REPORT_EVERY: Final = 2.0
+_REPORT_EVERY: Final = 1.0
 """Seconds between reports of who is waited for."""
 
 _LIST: Final[LiteralString] = """
@@ -57,7 +57,8 @@ _LIST_17: Final[LiteralString] = _LIST.replace("{invalidation}", "s.invalidation
 # Locks are visible to every role, unlike pg_stat_activity.backend_xid.
 _OPEN: Final[LiteralString] = """
 select l.pid, coalesce(a.usename::text, p.owner::text), coalesce(a.application_name, ''), a.state, p.gid,
-       coalesce(extract(epoch from pg_catalog.clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8
+       coalesce(extract(epoch from pg_catalog.clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8,
+       case when l.pid is null then '{}' else pg_catalog.pg_blocking_pids(l.pid) end
   from pg_catalog.pg_locks l
   left join pg_catalog.pg_stat_activity a on a.pid = l.pid
   left join pg_catalog.pg_prepared_xacts p on p.transaction::text = l.transactionid::text and l.pid is null
@@ -76,7 +77,8 @@ select s.active_pid, a.usename::text, coalesce(a.application_name, ''), coalesce
 
 @dataclass(frozen=True, slots=True)
 class OpenTransaction:
-    """A transaction that has an xid, or is prepared (then `gid` is set, and `pid` is not). `age` in seconds."""
+    """A transaction that has an xid, or is prepared (then `gid` is set, and `pid` is not). `age` in seconds; it waits for a
+    lock that the backends `waits_for` hold, or ask for before it."""
 
     pid: int | None
     user: str | None
@@ -84,6 +86,7 @@ class OpenTransaction:
     state: str | None
     gid: str | None
     age: float
+    waits_for: Sequence[int] = ()
 
     def __str__(self) -> str:
         if self.pid is None:
@@ -165,7 +168,7 @@ async def create_slot(
     """Creates a slot for pgoutput over a replication connection.
 
     `export` keeps a snapshot at its consistent point. While it waits for open transactions, `waiting` is called every
-    two seconds with those that `control` sees; after `timeout` seconds it is given up, with nothing left behind.
+    second with those that `control` sees, and may raise to give it up; after `timeout` seconds it is given up, with nothing left behind.
     Raises OperatorError with the remedy.
     """
     check_name(name)

@@ -37,6 +37,8 @@ from walcast.postgres.slots import OpenTransaction, create_slot
 from walcast.postgres.typeinfo import load_types
 
 log = logging.getLogger("walcast.postgres")
+_GIVING_WAY = 0.1
+"""Seconds."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,10 @@ class Progress:
         return max(0.0, self.seconds * (self.rows_expected / self.rows - 1))
 
 
+class _InTheWay(Exception):
+    """A transaction that the slot waits for waits for our lock."""
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
     """A slot's snapshot, kept by `exporter` until its next command. `leader` holds the tables' locks."""
@@ -80,8 +86,19 @@ class Export:
 async def export(config: SourceConfig, tables: Sequence[Published], *, temporary: bool) -> Export:
     """Locks the tables, creates the slot (the configured one, or a temporary one) and exports its snapshot.
 
-    Raises OperatorError (a right is missing, no slot is free, ...), SourceUnavailable.
+    Somebody may want a table for himself (TRUNCATE, most of ALTER TABLE) after it was locked: his transaction waits for our
+    lock, the slot for his transaction, and the server cannot see that they wait for each other. Then the locks are given
+    up, so that he goes first. Raises OperatorError (a right is missing, no slot is free, ...), SourceUnavailable.
     """
+    while True:
+        try:
+            return await _export(config, tables, temporary=temporary)
+        except _InTheWay as other:
+            log.warning("snapshot_gives_way", extra={"to": str(other)})
+        await asyncio.sleep(_GIVING_WAY)
+
+
+async def _export(config: SourceConfig, tables: Sequence[Published], *, temporary: bool) -> Export:
     slot = f"walcast_snapshot_{secrets.token_hex(6)}" if temporary else config.slot
     leader = await connect(config.dsn, application=application_name(config.name, "snapshot"))
     exporter: Connection | None = None
@@ -99,7 +116,7 @@ async def export(config: SourceConfig, tables: Sequence[Published], *, temporary
                 failover=config.failover and not temporary,
                 export=True,
                 control=control,
-                waiting=lambda found: _say_waiting(slot, found),
+                waiting=lambda found: _say_waiting(slot, leader.info.backend_pid, found),
             )
     except BaseException:
         await leader.close()
@@ -138,13 +155,14 @@ class Snapshot:
         try:
             await self._import()
             described, pieces = await self._plan(tables)
+            chunk_memory = 3 * self._config.snapshot_chunk_bytes  # with its index, when rows are narrow
             copying = CopyWorkers(
                 self._workers,
                 pieces,
                 lsn=self._export.lsn,
                 chunk_bytes=self._config.snapshot_chunk_bytes,
                 chunk_rows=self._config.snapshot_chunk_rows,
-                limit=max(len(self._workers), self._config.budget_bytes // self._config.snapshot_chunk_bytes),
+                limit=max(len(self._workers), self._config.budget_bytes // chunk_memory),
             )
             async with (
                 aclosing(copying.chunks()) as chunks,
@@ -280,5 +298,8 @@ async def _lock(leader: Connection, tables: Sequence[Published], timeout: float)
         raise explain_copy(error) from None
 
 
-def _say_waiting(slot: str, found: Sequence[OpenTransaction]) -> None:
+def _say_waiting(slot: str, leader: int, found: Sequence[OpenTransaction]) -> None:
+    for transaction in found:
+        if leader in transaction.waits_for:
+            raise _InTheWay(str(transaction))
     log.warning("slot_waits_for_transactions", extra={"slot": slot, "open": "; ".join(map(str, found[:5]))})

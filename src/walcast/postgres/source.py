@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final, LiteralString, Self
 
-import psycopg
-from psycopg import sql
-
+from walcast.decode import NATIVE, TWIN
+from walcast.decode.letters import letter_batch
 from walcast.model import (
     Batch,
     Checkpoint,
+    DeadLetter,
     FatalError,
     Lsn,
     OperatorError,
@@ -28,19 +28,21 @@ from walcast.model import (
     SourceIdentity,
     SourceUnavailable,
     TableId,
+    Visibility,
 )
 from walcast.model.secret import Secret
-from walcast.postgres.catalog import identity, list_tables
+from walcast.postgres.catalog import describe_relations, identity, list_tables
 from walcast.postgres.config import SourceConfig
-from walcast.postgres.connect import Connection, application_name, connect
+from walcast.postgres.connect import Connection, application_name
 from walcast.postgres.control import Control
+from walcast.postgres.cut import nudge, unsettled
 from walcast.postgres.ddl import Shapes
-from walcast.postgres.faults import explain
 from walcast.postgres.published import Published, lock_timeout, published_tables
 from walcast.postgres.relations import Relations
-from walcast.postgres.selection import Pattern
-from walcast.postgres.slots import slot_state
+from walcast.postgres.selection import BOOKKEEPING, Pattern
+from walcast.postgres.slots import drop_slot, slot_state
 from walcast.postgres.snapshot import Export, Progress, Snapshot, export
+from walcast.postgres.standing import read_history
 from walcast.postgres.stream import Mode, Stream
 
 __all__ = ["PostgresSource", "SourceConfig"]
@@ -120,6 +122,10 @@ class PostgresSource:
         asyncio.get_running_loop().call_later(_EXPORT_KEPT, self._expire, made)
         return made.lsn
 
+    async def drop_slot(self) -> bool:
+        """See `DropsSlot`."""
+        return await self._control.ask(lambda connection: drop_slot(connection, self.config.slot))
+
     async def tables(self) -> Sequence[SnapshotTable]:
         """The published tables that match the selection, with the server's estimates. Raises OperatorError when there is
         no such publication."""
@@ -176,7 +182,7 @@ class PostgresSource:
             shapes,
             self._mode,
             database=self.identity.database,
-            selected=self._selected,
+            selected=self.selects,
             epoch=lambda: self.epoch,
         )
         try:
@@ -196,22 +202,43 @@ class PostgresSource:
         row = await self._control.row(_POSITION)
         return Lsn.parse(row[0]) if row and row[0] else Lsn(0)
 
+    async def visibility(self) -> Visibility:
+        row = await self._control.row("select pg_catalog.pg_current_snapshot()::text")
+        return Visibility.parse(row[0] if row else "1:1:")
+
+    async def unsettled(self) -> Sequence[int]:
+        return await self._control.ask(unsettled)
+
+    async def nudge(self) -> None:
+        await self._control.ask(nudge)
+
     async def timeline_end(self, timeline: int) -> Lsn | None:
         """Where the source's history left a timeline: where a standby was promoted. None when it never was on it."""
         if timeline >= self.identity.timeline:
             return None
         name = application_name(self.config.name, "control")
-        connection = await connect(self.config.dsn, application=name, replication=True)
-        async with connection:
-            try:
-                command = sql.SQL("TIMELINE_HISTORY {}").format(self.identity.timeline)
-                row = await (await connection.execute(command)).fetchone()
-            except psycopg.Error as error:
-                raise explain(error, "reading the timeline's history") from None
-        text = row[1] if row is not None else ""
-        history = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-        found = re.search(rf"^\s*{timeline}\s+([0-9A-F]+/[0-9A-F]+)", history, re.MULTILINE)
-        return Lsn.parse(found[1]) if found else None
+        return (await read_history(self.config.dsn, name, self.identity.timeline)).end_of(timeline)
+
+    def reselect(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        """Other tables are wanted from now on. Raises ConfigError for a pattern that is none; then nothing changes."""
+        wanted = [Pattern.parse(text) for text in include], [Pattern.parse(text) for text in exclude]
+        self._include, self._exclude = wanted
+        self.config = replace(self.config, include=tuple(include), exclude=tuple(exclude))
+
+    async def revive(self, letter: DeadLetter) -> Batch:
+        """See `walcast.model.Revives`. Raises OperatorError when the table has other columns by now."""
+        kept = letter.relation
+        known = await self._control.ask(lambda connection: describe_relations(connection, {kept.oid}))
+        now = next((found for found in known.values() if found.oid == kept.oid), None)
+        types = (
+            {} if now is None else {column.name: (column.type.oid, column.typmod) for column in now.columns}
+        )
+        if now is None or any(types.get(c.name) != (c.type.oid, c.typmod) for c in kept.columns):
+            raise OperatorError(
+                f"{kept} has been altered since dead letter {letter.number} was set aside",
+                hint=f"take the row from the source as it is now: walcast resync {kept}",
+            )
+        return letter_batch(letter, replace(kept, table=now.table), NATIVE or TWIN)
 
     def poke(self) -> None:
         if self._stream is not None and self._stream.link is not None:
@@ -253,7 +280,10 @@ class PostgresSource:
                 hint="the pipeline decides anew where to go on",
             )
 
-    def _selected(self, table: TableId) -> bool:
+    def selects(self, table: TableId) -> bool:
+        """Whether a table is among those that the settings include."""
+        if table.schema == BOOKKEEPING:  # `for all tables` sends it, too
+            return False
         included = not self._include or any(pattern.matches(table) for pattern in self._include)
         return included and not any(pattern.matches(table) for pattern in self._exclude)
 
@@ -261,7 +291,7 @@ class PostgresSource:
         published = await published_tables(
             connection, self.config.publication, self.config.snapshot_lock_timeout
         )
-        return {table: item for table, item in published.items() if self._selected(table)}
+        return {table: item for table, item in published.items() if self.selects(table)}
 
     def _expire(self, made: Export) -> None:
         """Nobody came for the new slot's snapshot: its locks would stand in somebody's way."""

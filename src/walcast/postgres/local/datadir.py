@@ -14,6 +14,7 @@ from typing import Final
 from walcast.model import OperatorError
 from walcast.postgres.local.binaries import Binaries
 from walcast.postgres.local.cache import locked, server_uid
+from walcast.postgres.local.process import environment
 
 _AUTHENTICATION: Final = ("-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256")
 _INITDB: Final = (
@@ -102,17 +103,21 @@ def _initdb(binaries: Binaries, folder: Path) -> None:
     password.touch(mode=0o600)
     password.write_text(secrets.token_urlsafe(12))
     give_to_server(folder)
+    run_initdb(binaries, folder / "data", password)
+
+
+def run_initdb(binaries: Binaries, data: Path, password: Path) -> None:
+    """A new data directory with the superuser postgres, whose password is in that file. Raises OperatorError."""
     uid = server_uid()
-    command = [binaries.program("initdb"), "-D", str(folder / "data"), *_INITDB, *_AUTHENTICATION]
+    command = [binaries.program("initdb"), "-D", str(data), *_INITDB, *_AUTHENTICATION]
     command += [f"--pwfile={password}"]
-    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "HOME": str(folder)}
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         check=False,
-        cwd=folder,
-        env=environment,
+        cwd=data.parent,
+        env=environment(data.parent),
         user=uid,
         group=uid,
         extra_groups=None if uid is None else [],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,18 +15,21 @@ from typing import Final
 # that a process that got the number of a dead server is left alone.
 _WATCH: Final = """
 read -r _
-pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
-if [ -n "$pid" ] && { [ ! -d /proc ] || [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ]; }; then
-    kill -CONT "$pid" 2>/dev/null
-    kill -QUIT "$pid" 2>/dev/null
-    sleep 1
-fi
+for file in "$1"/data/postmaster.pid "$1"/*/data/postmaster.pid; do
+    pid=$(head -n 1 "$file" 2>/dev/null)
+    if [ -n "$pid" ] && { [ ! -d /proc ] || [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ]; }; then
+        kill -CONT "$pid" 2>/dev/null
+        kill -QUIT "$pid" 2>/dev/null
+        ended=yes
+    fi
+done
+[ -z "$ended" ] || sleep 1
 rm -rf "$1"
 """
 
 
 class Watchdog:
-    """A shell that ends the server below `folder` and removes the folder when this process dies."""
+    """A shell that ends the servers of `folder`, or of the folders in it, and removes it when this process dies."""
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
@@ -65,3 +69,50 @@ def signal_all(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def state(pid: int) -> str:
+    """The process's state letter (Linux); empty where it cannot be told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def environment(home: Path) -> dict[str, str]:
+    """What a server, or a program that works on its folder, is started with."""
+    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "HOME": str(home)}
+
+
+def spawn(
+    command: Sequence[str], log: Path, *, cwd: Path, env: Mapping[str, str], uid: int | None = None
+) -> int:
+    """Starts a process that outlives this one, its output appended to `log`; its process id.
+
+    A shell starts it and ends at once, so that it is init's child: nobody here has to wait for it.
+    """
+    line = f"{shlex.join(command)} </dev/null >>{shlex.quote(str(log))} 2>&1 & echo $!"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=cwd,
+        env=env,
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else [],
+        start_new_session=True,
+        timeout=30,
+    )
+    return int(done.stdout)
+
+
+def pidfile_ready(data: Path, pid: int) -> bool:
+    """Whether that server accepts connections: the last line of postmaster.pid is its own word for it
+    (src/include/utils/pidfile.h)."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return False
+    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() in ("ready", "standby")

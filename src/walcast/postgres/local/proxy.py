@@ -21,13 +21,13 @@ _RESET: Final = struct.pack("ii", 1, 0)
 class TcpProxy:
     """Forwards a local port to (host, port), in a thread of its own.
 
-    Faults last until `restore()`. `to_server` and `to_client` count forwarded bytes, `connections` those ever accepted.
+    It listens on `listen` (0: a free one; then `port` says which). Faults last until `restore()`. `to_server` and `to_client` count forwarded bytes, `connections` those ever accepted.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
         self.target = (host, port)
         self.host = "127.0.0.1"
-        self.port = 0
+        self.port = listen
         self.to_server = 0
         self.to_client = 0
         self.connections = 0

@@ -28,7 +28,15 @@ from walcast.model import OperatorError
 from walcast.postgres.local.binaries import Binaries, find
 from walcast.postgres.local.cache import server_uid
 from walcast.postgres.local.datadir import configure, copy_template, give_to_server, read_password
-from walcast.postgres.local.process import Watchdog, family, free_port, signal_all
+from walcast.postgres.local.process import (
+    Watchdog,
+    environment,
+    family,
+    free_port,
+    pidfile_ready,
+    signal_all,
+    state,
+)
 from walcast.postgres.local.tls import Certificates, make_certificates
 
 _START_TIMEOUT = 30.0
@@ -131,12 +139,16 @@ class LocalServer:
         self._process = None
 
     def kill(self) -> None:
-        """kill -9 of the server and all its backends: what a crash of the machine looks like to a client."""
+        """kill -9 of the server and all its backends: what a crash of the machine looks like to a client. Returns when their
+        connections are gone."""
         if self._process is None:
             return
-        signal_all(family(self._process.pid), signal.SIGKILL)
+        killed = family(self._process.pid)
+        signal_all(killed, signal.SIGKILL)
         self._process.wait()
         self._process = None
+        while any(state(pid) not in ("", "Z", "X") for pid in killed):
+            time.sleep(_POLL)
 
     def pause(self) -> None:
         """Freezes all its processes: a server that hangs, with its connections open."""
@@ -273,7 +285,7 @@ class LocalServer:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "HOME": str(self.folder)},
+                env=environment(self.folder),
                 user=uid,
                 group=uid,
                 extra_groups=None if uid is None else [],
@@ -291,9 +303,4 @@ class LocalServer:
         return f"not ready after {_START_TIMEOUT:g} s\n{self.log()}"
 
     def _ready(self) -> bool:
-        """The last line of postmaster.pid is the server's own word for it (src/include/utils/pidfile.h)."""
-        try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-        except OSError:
-            return False
-        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("ready", "standby")
+        return pidfile_ready(self.data, self.pid)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from walcast.model import OperatorError
 
-_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30")
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Certificates:
     client_key: Path
 
 
-def make_certificates(folder: Path, *, client: str = "postgres") -> Certificates:
-    """Writes a fresh set into `folder`. The server's certificate is for localhost and 127.0.0.1, the client's
+def make_certificates(folder: Path, *, client: str = "postgres", days: int = 30) -> Certificates:
+    """Writes a fresh set into `folder`, valid for so many days. The server's certificate is for localhost and 127.0.0.1, the client's
     for the database role `client`. Raises OperatorError when there is no openssl program."""
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificates(
@@ -36,24 +36,24 @@ def make_certificates(folder: Path, *, client: str = "postgres") -> Certificates
         folder / "client.crt",
         folder / "client.key",
     )
-    _authority(made.root, folder / "root.key", "Walcast test authority")
-    _authority(made.other_root, folder / "other.key", "Another authority")
+    _authority(made.root, folder / "root.key", "Walcast test authority", days)
+    _authority(made.other_root, folder / "other.key", "Another authority", days)
     signer = ("-CA", str(made.root), "-CAkey", str(folder / "root.key"))
     names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-    _request(made.server_cert, made.server_key, "localhost", *signer, *names)
-    _request(made.client_cert, made.client_key, client, *signer)
+    _request(made.server_cert, made.server_key, "localhost", days, *signer, *names)
+    _request(made.client_cert, made.client_key, client, days, *signer)
     return made
 
 
-def _authority(cert: Path, key: Path, name: str) -> None:
-    _request(cert, key, name)
+def _authority(cert: Path, key: Path, name: str, days: int) -> None:
+    _request(cert, key, name, days)
 
 
-def _request(cert: Path, key: Path, name: str, *more: str) -> None:
+def _request(cert: Path, key: Path, name: str, days: int, *more: str) -> None:
     openssl = shutil.which("openssl")
     if openssl is None:
         raise OperatorError("a server with TLS needs the openssl program", hint="install the package openssl")
-    command = [openssl, "req", "-x509", *_KEY, "-subj", f"/CN={name}"]
+    command = [openssl, "req", "-x509", *_KEY, "-days", str(days), "-subj", f"/CN={name}"]
     command += ["-keyout", str(key), "-out", str(cert), *more]
     if "-CA" in more:
         command += ["-addext", "basicConstraints=critical,CA:false"]

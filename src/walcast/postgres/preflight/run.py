@@ -7,12 +7,12 @@ from typing import Final, LiteralString
 
 import psycopg
 
-from walcast.model import OperatorError
+from walcast.model import LEVELS, Finding, OperatorError
 from walcast.postgres.catalog import fetch_one
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.faults import explain
-from walcast.postgres.preflight.finding import Facts, Finding
+from walcast.postgres.preflight.facts import Facts
 from walcast.postgres.preflight.server import (
     check_features,
     check_replication_role,
@@ -59,7 +59,7 @@ CHECKS: Final[tuple[Callable[[Facts], Awaitable[list[Finding]]], ...]] = (
 _SETTINGS: Final[LiteralString] = """
 select pg_catalog.pg_is_in_recovery(),
        pg_catalog.jsonb_object_agg(s.name, pg_catalog.current_setting(s.name))
-  from unnest(array['wal_level', 'max_replication_slots', 'max_wal_senders', 'synchronous_standby_names',
+  from pg_catalog.unnest(array['wal_level', 'max_replication_slots', 'max_wal_senders', 'synchronous_standby_names',
                     'max_slot_wal_keep_size', 'idle_replication_slot_timeout']) s(name)
  where pg_catalog.current_setting(s.name, true) is not null
 """
@@ -76,14 +76,15 @@ async def preflight(config: SourceConfig) -> list[Finding]:
         try:
             if too_old := version_finding(connection.info.server_version):
                 return too_old  # the other checks' queries are for later catalogs
-            facts = await _facts(connection, config)
+            facts = await read_facts(connection, config)
             found = [finding for check in CHECKS for finding in await check(facts)]
         except psycopg.Error as error:
             raise explain(error, "checking the source") from None
-    return sorted(found, key=lambda finding: ("error", "warning", "notice").index(finding.level))
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
-async def _facts(connection: Connection, config: SourceConfig) -> Facts:
+async def read_facts(connection: Connection, config: SourceConfig) -> Facts:
+    """What the checks look at. The server must be one that Walcast reads. Raises psycopg's errors."""
     standby, settings = await fetch_one(connection, _SETTINGS)
     refusal: OperatorError | None = None
     wanted: Wanted | None = None

@@ -6,11 +6,11 @@ from typing import Final, LiteralString
 
 import psycopg
 
-from walcast.model import OperatorError, WalcastError
+from walcast.model import Finding, OperatorError, WalcastError, finding_of
 from walcast.postgres.catalog import fetch_one
 from walcast.postgres.connect import application_name, connect
 from walcast.postgres.faults import explain
-from walcast.postgres.preflight.finding import Facts, Finding, finding_of
+from walcast.postgres.preflight.facts import Facts
 from walcast.postgres.slots import check_name, check_slot, slot_holder
 
 _OLDEST: Final = 130_000

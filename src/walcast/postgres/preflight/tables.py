@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, LiteralString
 
-from walcast.model import OperatorError
+from walcast.model import Finding, OperatorError, TableId, finding_of
 from walcast.postgres.catalog import describe_relations, fetch_one
-from walcast.postgres.preflight.finding import Facts, Finding, finding_of
+from walcast.postgres.preflight.facts import Facts
 from walcast.postgres.publications import (
     add_statement,
     check_membership,
@@ -22,22 +22,21 @@ from walcast.postgres.wanted import did_you_mean
 _SHOWN: Final = 10
 """Tables listed by name in one message."""
 
-# The columns a row filter reads are dependencies of its row in pg_publication_rel.
-_FILTERED: Final[LiteralString] = """
-select n.nspname || '.' || c.relname, string_agg(a.attname::text, ', ' order by a.attnum)
+# The dependencies in pg_depend would name the columns of a column list, too: the filter itself says which it reads.
+_FILTERED: Final[LiteralString] = r"""
+select n.nspname::text, c.relname::text, string_agg(a.attname::text, ', ' order by a.attnum)
   from pg_catalog.pg_publication p
   join pg_catalog.pg_publication_rel r on r.prpubid = p.oid
   join pg_catalog.pg_class c on c.oid = r.prrelid
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_publication_rel'::pg_catalog.regclass
-       and d.objid = r.oid and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-       and d.refobjid = c.oid and d.refobjsubid > 0
-  join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = d.refobjsubid
+ cross join lateral (select distinct m.found[1]::int2
+                       from pg_catalog.regexp_matches(r.prqual::text, ':varattno (\d+) ', 'g') m(found)) v(attnum)
+  join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = v.attnum and a.attnum > 0
  where p.pubname::text = %s and (p.pubupdate or p.pubdelete) and r.prqual is not null and c.relreplident <> 'f'
    and not exists (select from pg_catalog.pg_index i
                     where i.indrelid = c.oid and a.attnum = any (i.indkey::int2[])
                       and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end)
- group by 1 order by 1
+ group by 1, 2 order by 1, 2
 """
 
 
@@ -166,10 +165,11 @@ async def check_published_shape(facts: Facts) -> list[Finding]:
             Finding(
                 "error",
                 "filter_beyond_identity",
-                f"the row filter of {table} reads {columns}, not of its replica identity: UPDATE and DELETE fail at the source",
-                f"alter table {table} replica identity full, or filter by key columns",
+                f"the row filter of {schema}.{name} reads {columns}, not of its replica identity: UPDATE and DELETE fail"
+                " at the source",
+                f"alter table {TableId(schema, name).written} replica identity full, or filter by key columns",
             )
-            for table, columns in await cursor.fetchall()
+            for schema, name, columns in await cursor.fetchall()
         ]
     return found
 
@@ -195,7 +195,7 @@ async def check_identity(facts: Facts) -> list[Finding]:
                 "no_replica_identity",
                 f"{_names(bare)}: no primary key and no replica identity; UPDATE and DELETE "
                 + ("fail at the source" if already else "would fail at the source once it is published"),
-                f"add a primary key, or alter table {bare[0].id} replica identity full"
+                f"add a primary key, or alter table {bare[0].id.written} replica identity full"
                 + ("" if already else ", or exclude it"),
             )
         )
