@@ -1,0 +1,36 @@
+"""Tables to documents, vertices and edges: declared once, compiled for each table. Pure; standard library only.
+
+```
+DataMapping (model) -> compile_mapping -> Plan -> affected(batch) -> climb -> assemble -> Put
+```
+"""
+
+from walcast.mapping.affected import Work, affected, climb
+from walcast.mapping.assemble import assemble
+from walcast.mapping.compile import MappingError, compile_mapping, near_name, table_id, tables_of
+from walcast.mapping.model import DataMapping, Document, Edge, End, Field, Nested, Route, Through, Vertex
+from walcast.mapping.plan import Node, Plan, Target
+
+__all__ = [
+    "DataMapping",
+    "Document",
+    "Edge",
+    "End",
+    "Field",
+    "MappingError",
+    "Nested",
+    "Node",
+    "Plan",
+    "Route",
+    "Target",
+    "Through",
+    "Vertex",
+    "Work",
+    "affected",
+    "assemble",
+    "climb",
+    "compile_mapping",
+    "near_name",
+    "table_id",
+    "tables_of",
+]
