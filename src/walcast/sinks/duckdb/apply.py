@@ -33,20 +33,25 @@ class Applier:
             system=True,
         )
 
-    def changes(self, table: Table, batch: Batch) -> None:
-        """Brings the table from before the batch to after it."""
+    def changes(self, table: Table, batch: Batch, *, building: bool = False) -> None:
+        """Brings the table from before the batch to after it. `building`: updates of rows that are not there yet are let go,
+        where they do not send the whole row."""
         net = batch.net(table.relation)
         if net.replay:
-            self._replay.apply(table, batch)
+            self._replay.apply(table, batch, building)
         else:
-            self._net(table, net)
+            self._net(table, net, building)
+
+    def fits(self, table: Table, batch: Batch) -> bool:
+        """Whether DuckDB can hold every value of the batch's changes of this table."""
+        return self._loader.fits(table, batch)
 
     def _insert(self, incoming: Incoming) -> int:
         return incoming.run(
             f"insert into {incoming.table.sql} ({names(incoming.table, incoming.columns)}) {incoming.select()}"
         )
 
-    def _net(self, table: Table, net: NetChanges) -> None:
+    def _net(self, table: Table, net: NetChanges, building: bool) -> None:
         if net.truncate:
             self._store.execute(f"delete from {table.sql}")
         if net.deletes is not None and len(net.deletes):
@@ -55,7 +60,7 @@ class Applier:
                 table, table.key, lambda choices: deletes.table(table.key, choices), self._delete
             )
         for group in net.upserts:
-            self._upsert(table, group)
+            self._upsert(table, group, building)
 
     def _delete(self, incoming: Incoming) -> int:
         table = incoming.table
@@ -63,11 +68,11 @@ class Applier:
             f"delete from {table.sql} as t using ({incoming.select()}) as u where {matched(table)}"
         )
 
-    def _upsert(self, table: Table, group: UpsertGroup) -> None:
+    def _upsert(self, table: Table, group: UpsertGroup, building: bool) -> None:
         columns = [number for number in range(len(table.columns)) if number not in group.unchanged]
         apply = self._update if group.unchanged else self._insert if group.fresh else self._merge
         written = self._loader.run(table, columns, lambda choices: group.rows.table(columns, choices), apply)
-        if group.unchanged and written < len(group.rows):
+        if group.unchanged and written < len(group.rows) and not building:
             raise table.stopped(
                 "an update did not send an unchanged TOASTed column, and the copy has no such row to take it from"
             )

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from walcast.model.deadletter import LIMIT, RowPolicies, RowPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class DuckDBSinkConfig:
@@ -41,7 +43,31 @@ class DuckDBSinkConfig:
         },
     )
 
+    on_data_error: RowPolicy = field(
+        default="stop",
+        metadata={
+            "help": "what becomes of a row with a value that DuckDB cannot hold: its table stops, or it is set aside as a dead "
+            "letter, or skipped"
+        },
+    )
+    on_integrity_error: RowPolicy = field(
+        default="stop",
+        metadata={"help": "the same of a row that a constraint of a table made by hand refuses"},
+    )
+    dead_letter_limit: int = field(
+        default=LIMIT,
+        metadata={"help": "the table stops when more rows than this would be set aside"},
+    )
+
+    @property
+    def policies(self) -> RowPolicies:
+        return RowPolicies(
+            data=self.on_data_error, integrity=self.on_integrity_error, limit=self.dead_letter_limit
+        )
+
     def __post_init__(self) -> None:
+        if self.dead_letter_limit < 0:
+            raise ValueError("dead_letter_limit must not be negative")
         if self.memory_limit < 16 << 20:
             raise ValueError("memory_limit must be at least 16MB")
         if self.threads is not None and self.threads < 1:

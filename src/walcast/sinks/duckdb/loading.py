@@ -7,13 +7,17 @@ from typing import Final
 
 import duckdb
 
-from walcast.model import ArrowTable, TypeChoices, ValueRangeError
+from walcast.model import ArrowTable, Batch, TableStopped, TypeChoices, ValueRangeError
 from walcast.sinks.duckdb.columns import ColumnChoices, is_temporal, loaded
 from walcast.sinks.duckdb.store import Store
 from walcast.sinks.duckdb.tables import Table
 
 SYSTEM: Final = ("_op", "_commit_lsn", "_ordinal", "_xid", "_commit_time", "_unchanged", "_old")
 """The first columns of `Batch.table`."""
+
+
+class ValueRefused(TableStopped):
+    """A value does not fit: this one table's rows are to be looked at."""
 
 
 class Loader:
@@ -44,7 +48,7 @@ class Loader:
             except ValueRangeError as error:
                 if native and temporal:
                     continue
-                raise table.stopped(error.message, hint=_choose(table)) from None
+                raise _refused(table, error.message) from None
             incoming = Incoming(self._store, table, tuple(columns), arrow, native, system)
             try:
                 return apply(incoming)
@@ -53,7 +57,23 @@ class Loader:
                 raise self._refused(incoming) from None
         raise AssertionError("text holds every date")
 
-    def _refused(self, incoming: Incoming) -> Exception:
+    def fits(self, table: Table, batch: Batch) -> bool:
+        """Whether DuckDB can hold every value of the batch's changes of this table. Touches nothing."""
+
+        def probe(incoming: Incoming) -> int:
+            values = [f"count({incoming.value(n)})" for n in incoming.columns]
+            if batch.kind != "snapshot":
+                values += [f"count({incoming.old(n)})" for n in incoming.columns]
+            return incoming.run(f"select {', '.join(values)} {incoming.source}")
+
+        try:
+            columns = range(len(table.columns))
+            self.run(table, columns, lambda choices: batch.table(table.relation, choices), probe, system=True)
+        except ValueRefused:
+            return False
+        return True
+
+    def _refused(self, incoming: Incoming) -> ValueRefused:
         """Finds the column whose value did not fit. The value itself is never told."""
         table = incoming.table
         for number in incoming.columns:
@@ -61,11 +81,10 @@ class Loader:
             try:
                 incoming.run(f"select count({incoming.value(number)}) {incoming.source}")
             except duckdb.Error:
-                return table.stopped(
-                    f"a value of column {column.name!r} does not fit DuckDB's {column.target}",
-                    hint=_choose(table),
+                return _refused(
+                    table, f"a value of column {column.name!r} does not fit DuckDB's {column.target}"
                 )
-        return table.stopped("a value does not fit its DuckDB type", hint=_choose(table))
+        return _refused(table, "a value does not fit its DuckDB type")
 
 
 class Incoming:
@@ -108,8 +127,10 @@ class Incoming:
         return f"select {', '.join(f'{self.value(number)} as c{number}' for number in wanted)} {self.source}"
 
 
-def _choose(table: Table) -> str:
-    return (
-        f"choose text for that type in the sink's settings (numeric, json, arrays), then bring {table.relation} "
-        f"back with a new snapshot: walcast resync"
+def _refused(table: Table, message: str) -> ValueRefused:
+    return ValueRefused(
+        table.relation.table,
+        f"{table.relation}: {message}",
+        hint=f"choose text for that type in the sink's settings (numeric, json, arrays), then bring {table.relation} "
+        f"back with a new snapshot: walcast resync",
     )

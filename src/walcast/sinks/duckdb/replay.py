@@ -158,7 +158,7 @@ class Replay:
         self._store = store
         self._loader = loader
 
-    def apply(self, table: Table, batch: Batch) -> None:
+    def apply(self, table: Table, batch: Batch, building: bool = False) -> None:
         number = list(batch.relations).index(table.relation)
         changes = (change for change in batch.raw() if change.op != b"M" and change.relation == number)
         try:
@@ -175,7 +175,7 @@ class Replay:
             system=True,
         )
         if table.key:
-            self._apply_keyed(table, plan)
+            self._apply_keyed(table, plan, building)
         else:
             self._apply_copies(table, plan)
         for name in (STAGE, GONE, ROWS, HOLES, RESULT):
@@ -195,7 +195,7 @@ class Replay:
             f"{incoming.source}"
         )
 
-    def _apply_keyed(self, table: Table, plan: Plan) -> None:
+    def _apply_keyed(self, table: Table, plan: Plan, building: bool) -> None:
         self._fill_gone(list(plan.gone.values()), [1] * len(plan.gone))
         rows = list(plan.rows.values())
         self._store.execute(
@@ -220,7 +220,9 @@ class Replay:
             ],
         )
         self._store.execute(_result(table, sorted({number for _, number, _ in holes})))
-        if self._store.execute(f"select 1 from {RESULT} where missing limit 1"):
+        if building:
+            self._store.execute(f"delete from {RESULT} where missing")
+        elif self._store.execute(f"select 1 from {RESULT} where missing limit 1"):
             raise table.stopped(
                 "an update did not send an unchanged TOASTed column, and the copy has no such row to take it from"
             )

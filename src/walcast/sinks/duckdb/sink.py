@@ -7,17 +7,22 @@ pipeline flushes at once when nothing more comes, and every tenth of a second wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 from walcast.model import (
     Batch,
     Checkpoint,
+    DeadLetter,
+    DeadLetterStore,
     Durability,
     Journal,
+    Refusal,
     Relation,
     RetryableError,
+    RowPolicies,
+    RowsRefused,
     SinkContext,
     TableId,
     TableStopped,
@@ -25,8 +30,11 @@ from walcast.model import (
 from walcast.sinks.duckdb.apply import Applier
 from walcast.sinks.duckdb.columns import ColumnChoices, quoted
 from walcast.sinks.duckdb.config import DuckDBSinkConfig
-from walcast.sinks.duckdb.store import Store, configuration, translated
+from walcast.sinks.duckdb.loading import ValueRefused
+from walcast.sinks.duckdb.refusals import in_the_way, unfit
+from walcast.sinks.duckdb.store import ConstraintBroken, Store, configuration, translated
 from walcast.sinks.duckdb.tables import RESYNC, Table, Tables
+from walcast.sinks.duckdb.view import DuckDBView
 
 log = logging.getLogger("walcast.sinks.duckdb")
 
@@ -49,7 +57,12 @@ class DuckDBSink:
         self._store = Store(config.path, context.pipeline, context.sink, settings)
         self._tables = Tables(self._store, config.schema, choices)
         self._applier = Applier(self._store, choices)
+        self.building: Collection[TableId] = ()
+        """See `walcast.model.Builds`."""
         self._prepared: dict[TableId, Table] = {}
+        self._policies = config.policies
+        self._accepted = False
+        """The open transaction holds batches that were accepted."""
         self._reached: Checkpoint | None = None
         self._next_part = 0
 
@@ -71,7 +84,21 @@ class DuckDBSink:
         await self._store.call(self._prepare, relation)
 
     async def write(self, batch: Batch) -> Durability:
-        return await self._store.call(self._write, batch)
+        """Raises TableStopped, RowsRefused (then the rest is as it was before, or lost), and what `translated` does."""
+        return await self._store.call(self._write, batch, (), ())
+
+    @property
+    def policies(self) -> RowPolicies:
+        return self._policies
+
+    def dead_letters(self) -> DeadLetterStore:
+        return self._store.dead_letters()
+
+    async def write_aside(
+        self, batch: Batch, letters: Sequence[DeadLetter], gone: Sequence[int]
+    ) -> Durability:
+        """`write`, and in the same transaction letters into `_walcast.dead_letters` and out of it."""
+        return await self._store.call(self._write, batch, letters, gone)
 
     async def flush(self) -> None:
         await self._store.call(self._flush)
@@ -91,6 +118,22 @@ class DuckDBSink:
         """Answers one SELECT from committed data, beside the writer: column names, and the first 10,000 rows as text."""
         return await self._store.read(statement)
 
+    async def view(self, relations: Sequence[Relation]) -> DuckDBView:
+        """See `walcast.model.comparing.Comparable`: a read transaction beside the writer."""
+        view = DuckDBView(self._store)
+        await view.open(relations)
+        return view
+
+    async def moved(self) -> list[TableId]:
+        return await self._store.call(self._moved)
+
+    def _moved(self) -> list[TableId]:
+        with self._whole_or_nothing():
+            self._store.begin()
+            rebuilt = self._tables.moved()
+            self._store.commit(None)
+        return rebuilt
+
     def _prepare(self, relation: Relation) -> None:
         stopped: TableStopped | None = None
         with self._whole_or_nothing():
@@ -102,21 +145,77 @@ class DuckDBSink:
         if stopped is not None:
             raise stopped
 
-    def _write(self, batch: Batch) -> Durability:
-        with self._whole_or_nothing():
-            if batch.kind == "changes":
-                self._follow_parts(batch)
-            self._store.begin()
-            for relation in batch.relations:
-                if batch.kind == "snapshot" or any(batch.counts(relation).values()):
-                    self._apply(self._table(relation), batch)
+    def _write(self, batch: Batch, letters: Sequence[DeadLetter], gone: Sequence[int]) -> Durability:
+        alone = not self._accepted
+        try:
+            with self._whole_or_nothing():
+                if batch.kind == "changes":
+                    self._follow_parts(batch)
+                self._apply_all(batch)
+                if letters or gone:
+                    self._store.set_aside(letters, gone)
+        except ValueRefused as refused:
+            if self._policies.data != "stop":
+                self._refuse_values(batch, refused, alone)
+            raise
+        except ConstraintBroken as broken:
+            if self._policies.integrity != "stop":
+                self._refuse_rows(batch, broken, alone)
+            raise
         self._reached = batch.checkpoint or self._reached
+        self._accepted = True
+        if self._policies.integrity != "stop" or (batch.kind == "snapshot" and self._policies.data != "stop"):
+            self._flush()  # a row that is refused later must not cost what was written before it
         return Durability.ACCEPTED
+
+    def _apply_all(self, batch: Batch) -> None:
+        self._store.begin()
+        for relation in batch.relations:
+            if batch.kind == "snapshot" or any(batch.counts(relation).values()):
+                self._apply(self._table(relation), batch)
+
+    def _refuse_values(self, batch: Batch, refused: ValueRefused, alone: bool) -> None:
+        """Raises RowsRefused for all rows of the table that do not fit; the transaction was rolled back."""
+        with translated(self._store.path):
+            table = next(r for r in batch.relations if r.table == refused.table)
+            ready, number = self._tables.ready(table), list(batch.relations).index(table)
+            places = [
+                place for place, raw in enumerate(batch.raw()) if raw.op != b"M" and raw.relation == number
+            ]
+            most = self._policies.limit + 1
+            found = unfit(batch, places, lambda some: self._applier.fits(ready, some), most)
+        if found:
+            refusals = [Refusal(place, "data", "ValueRange", refused.message) for place in sorted(found)]
+            raise RowsRefused(batch, refusals, "undone" if alone else "lost")
+
+    def _refuse_rows(self, batch: Batch, broken: ConstraintBroken, alone: bool) -> None:
+        """The same for rows that break a constraint. They can be found only after what the copy holds, so not in a later part
+        of a transaction: those before it were rolled back, too."""
+        if not alone:
+            return
+        with translated(self._store.path):
+            places = [place for place, raw in enumerate(batch.raw()) if raw.op != b"M"]
+            found = in_the_way(batch, places, self._would_apply, self._policies.limit + 1)
+        if found:
+            refusals = [Refusal(place, "integrity", "Constraint", broken.message) for place in found]
+            raise RowsRefused(batch, refusals)
+
+    def _would_apply(self, batch: Batch) -> bool:
+        try:
+            with translated(self._store.path):
+                self._apply_all(batch)
+        except ConstraintBroken:
+            return False
+        finally:
+            self._store.rollback()
+            self._prepared.clear()
+        return True
 
     def _flush(self) -> None:
         if not self._next_part:
             with self._whole_or_nothing():
                 self._store.commit(self._reached)
+            self._accepted = False
 
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:
@@ -128,6 +227,7 @@ class DuckDBSink:
             self._store.rollback()
             self._prepared.clear()
             self._reached, self._next_part = None, 0
+            self._accepted = False
             raise
 
     def _follow_parts(self, batch: Batch) -> None:
@@ -152,7 +252,7 @@ class DuckDBSink:
         elif table.rebuild:
             raise table.stopped("its copy no longer follows the source", RESYNC)
         else:
-            self._applier.changes(table, batch)
+            self._applier.changes(table, batch, building=table.relation.table in self.building)
 
     def _target(self, table: TableId) -> str | None:
         rows = self._store.execute(_TARGET, [*self._store.owner, *table])

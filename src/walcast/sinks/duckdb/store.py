@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import duckdb
 
 from walcast.model import (
+    FORMAT,
     Checkpoint,
+    DeadLetter,
     Fenced,
     Lsn,
     OperatorError,
     Position,
     SinkUnavailable,
     WalcastError,
+    check_format,
 )
+
+if TYPE_CHECKING:
+    from walcast.sinks.duckdb.view import DuckDBView
 
 T = TypeVar("T")
 
@@ -32,7 +38,14 @@ _BOOKKEEPING: Final = (
     """create table if not exists _walcast.tables (
         pipeline varchar, sink varchar, source_schema varchar, source_table varchar, oid ubigint,
         target_schema varchar, target_table varchar, columns varchar)""",
+    """create table if not exists _walcast.dead_letters (
+        pipeline varchar, sink varchar, number bigint, source_schema varchar, source_table varchar, position varchar,
+        keys varchar[], kind varchar, code varchar, message varchar, attempts integer, since timestamptz, letter varchar)""",
 )
+
+_FORMAT: Final = """select coalesce(comment, '') from duckdb_tables()
+    where database_name = current_database() and schema_name = '_walcast' and table_name = 'checkpoints'"""
+_NOTE_FORMAT: Final = f"comment on table _walcast.checkpoints is 'format {FORMAT}'"
 
 _LOAD_CHECKPOINT: Final = """select epoch, commit_lsn, ordinal, through from _walcast.checkpoints
     where pipeline = ? and sink = ?"""
@@ -42,7 +55,18 @@ _FIRST_CHECKPOINT: Final = """insert into _walcast.checkpoints
 _NEXT_CHECKPOINT: Final = """update _walcast.checkpoints set epoch = $3, commit_lsn = $4, ordinal = $5, through = $6
     where pipeline = $1 and sink = $2 and epoch = $7 and commit_lsn = $8 and ordinal = $9 and through = $10"""
 
+_LOAD_LETTERS: Final = (
+    "select letter from _walcast.dead_letters where pipeline = ? and sink = ? order by number"
+)
+_SETTLE_LETTER: Final = "delete from _walcast.dead_letters where pipeline = ? and sink = ? and number = ?"
+_SET_ASIDE: Final = """insert into _walcast.dead_letters
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, to_timestamp(?), ?)"""
+
 _QUERY_ROWS: Final = 10_000
+
+
+class ConstraintBroken(OperatorError):
+    """A row breaks a constraint of a table that was made by hand."""
 
 
 class Store:
@@ -60,6 +84,12 @@ class Store:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._checkpoint: Checkpoint | None = None
         self.in_transaction = False
+        self.views: set[DuckDBView] = set()
+        """What reads beside the writer for longer than one call; closed with the store."""
+
+    async def beside(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs it in a reader's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Runs it in the worker thread."""
@@ -72,6 +102,8 @@ class Store:
         """Rolls back what is open and lets go of the file. A statement at work is interrupted."""
         if self._connection is not None:
             self._connection.interrupt()
+        for view in self.views:
+            view.interrupt()
         closing = self._writer.submit(self._close)
         self._writer.shutdown(wait=False)
         try:
@@ -87,13 +119,21 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = duckdb.connect(str(self.path), config=dict(self._settings))
             self._connection.execute("set TimeZone = 'UTC'")
+            noted = self._connection.execute(_FORMAT).fetchone()
+            found = int((noted[0] if noted else "").removeprefix("format ") or 0)
+            check_format(found, str(self.path))
             for statement in _BOOKKEEPING:
                 self._connection.execute(statement)
+            if found < FORMAT:
+                self._connection.execute(_NOTE_FORMAT)
             row = self._connection.execute(_LOAD_CHECKPOINT, self.owner).fetchone()
         if row is not None:
             self._checkpoint = Checkpoint(row[0], Position(Lsn(row[1]), row[2]), Lsn(row[3]))
 
     def _close(self) -> None:
+        for view in list(self.views):
+            view.end()
+        self.views.clear()
         if self._connection is not None:
             self.rollback()
             self._connection.close()
@@ -164,6 +204,15 @@ class Store:
         if written != 1:
             raise fenced(self.path)
 
+    def set_aside(self, letters: Sequence[DeadLetter], gone: Sequence[int]) -> None:
+        """Writes dead letters and forgets others, in the open transaction."""
+        for number in [*(letter.number for letter in letters), *gone]:
+            self.execute(_SETTLE_LETTER, [*self.owner, number])
+        for letter in letters:
+            about = [letter.number, *letter.table, str(letter.position), list(letter.keys), letter.kind]
+            why = [letter.code, letter.message, letter.attempts, letter.since, json.dumps(letter.as_json())]
+            self.execute(_SET_ASIDE, [*self.owner, *about, *why])
+
     async def read(self, statement: str, limit: int = _QUERY_ROWS) -> tuple[list[str], list[tuple[Any, ...]]]:
         """A query beside the writer: column names, and at most `limit` rows, with values as DuckDB's text. It sees
         committed data and cannot write."""
@@ -197,6 +246,9 @@ class Store:
 
     def journal(self) -> DuckDBJournal:
         return DuckDBJournal(self)
+
+    def dead_letters(self) -> DuckDBDeadLetters:
+        return DuckDBDeadLetters(self)
 
 
 class DuckDBJournal:
@@ -235,13 +287,39 @@ class DuckDBJournal:
             cursor.execute("commit")
 
 
+class DuckDBDeadLetters:
+    """The dead letters, in the same file."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def load(self) -> list[DeadLetter]:
+        return await self._store.call(self._load)
+
+    async def save(self, letters: Sequence[DeadLetter], gone: Sequence[int] = ()) -> None:
+        """Commits what the open transaction holds, too: no part of a split one may be in it."""
+        await self._store.call(self._save, letters, gone)
+
+    def _load(self) -> list[DeadLetter]:
+        with translated(self._store.path):
+            rows = self._store.execute(_LOAD_LETTERS, self._store.owner)
+        return [DeadLetter.of(json.loads(row[0])) for row in rows]
+
+    def _save(self, letters: Sequence[DeadLetter], gone: Sequence[int]) -> None:
+        with translated(self._store.path):
+            self._store.begin()
+            self._store.set_aside(letters, gone)
+            self._store.commit(None)
+
+
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turns DuckDB's errors into ours. Messages of conversions hold cell values and are not repeated."""
     try:
         yield
     except duckdb.Error as error:
-        raise _translate(error, path) from (None if isinstance(error, duckdb.DataError) else error)
+        quotes = isinstance(error, duckdb.DataError | duckdb.IntegrityError)
+        raise _translate(error, path) from (None if quotes else error)
     except OSError as error:
         raise OperatorError(
             f"{path} cannot be used: {error.strerror}", hint="check the path and its permissions"
@@ -275,6 +353,10 @@ def _translate(error: duckdb.Error, path: Path) -> WalcastError:
     if isinstance(error, duckdb.IOException):
         return OperatorError(
             f"{path} cannot be used: {text}", hint="check the path, its permissions and the disk"
+        )
+    if isinstance(error, duckdb.ConstraintException):
+        return ConstraintBroken(
+            f"{path}: a constraint of a table refuses a row", hint="drop the constraint at the copy"
         )
     if isinstance(error, duckdb.DataError):
         return OperatorError(f"{path}: DuckDB cannot hold a value")

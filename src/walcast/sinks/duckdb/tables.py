@@ -38,6 +38,11 @@ _FORGET: Final = """delete from _walcast.tables
     where pipeline = ? and sink = ? and source_schema = ? and source_table = ?"""
 _FORGET_SPOILED: Final = """delete from _walcast.tables
     where pipeline = ? and sink = ? and oid = ? and columns is null"""
+_ALL: Final = (
+    "select source_schema, source_table, columns from _walcast.tables where pipeline = ? and sink = ?"
+)
+_FORGET_NUMBERS: Final = """update _walcast.tables set oid = 0, columns = ?
+    where pipeline = ? and sink = ? and source_schema = ? and source_table = ?"""
 _RECORD: Final = "insert into _walcast.tables values (?, ?, ?, ?, ?, ?, ?, ?)"
 _SPOIL: Final = """update _walcast.tables set columns = null
     where pipeline = ? and sink = ? and source_schema = ? and source_table = ?"""
@@ -122,6 +127,18 @@ class Tables:
         self._create(fresh)
         return fresh
 
+    def moved(self) -> list[TableId]:
+        """Forgets object ids and attribute numbers; the tables that have to be rebuilt."""
+        rebuilt = []
+        for schema, name, columns in self._store.execute(_ALL, [*self._store.owner]):
+            named = None
+            if columns is None:
+                rebuilt.append(TableId(schema, name))
+            else:
+                named = json.dumps([{**column, "attnum": None} for column in json.loads(columns)])
+            self._store.execute(_FORGET_NUMBERS, [named, *self._store.owner, schema, name])
+        return rebuilt
+
     def _wanted(self, relation: Relation) -> Table:
         columns = tuple(
             TargetColumn(c.name, duckdb_type(c, self._choices), SourceType.of(c), c.attnum)
@@ -181,7 +198,7 @@ class Tables:
         relation = table.relation
         if known.source != relation.table:
             self._may_rename(table, known)
-        elif known.oid != relation.oid:
+        elif known.oid not in (relation.oid, 0):
             self._stop(table, known, "it was dropped and made again at the source")
         elif before == table.columns:
             return table

@@ -22,6 +22,6 @@ at the same time.
 
 from walcast.sinks.handlers.config import HandlerSinkConfig
 from walcast.sinks.handlers.registry import Handlers
-from walcast.sinks.handlers.sink import Failure, HandlerSink
+from walcast.sinks.handlers.sink import HandlerSink
 
-__all__ = ["Failure", "HandlerSink", "HandlerSinkConfig", "Handlers"]
+__all__ = ["HandlerSink", "HandlerSinkConfig", "Handlers"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from walcast.model.deadletter import LIMIT, RowPolicy
 from walcast.sinks.handlers.registry import Handlers
 
 
@@ -31,12 +31,22 @@ class HandlerSinkConfig:
     backoff_limit: float = field(
         default=10.0, metadata={"help": "the longest wait between retries", "unit": "seconds"}
     )
-    on_error: Literal["stop", "skip"] = field(
-        default="stop", metadata={"help": "stop this sink, or log the change's position and go on without it"}
+    on_error: RowPolicy = field(
+        default="stop",
+        metadata={
+            "help": "what becomes of a change whose handler keeps failing: this sink stops, or the change is set aside as a dead "
+            "letter and later ones of its row wait, or its position is logged and it is skipped"
+        },
+    )
+    dead_letter_limit: int = field(
+        default=LIMIT,
+        metadata={"help": "the table stops when more changes than this would be set aside"},
     )
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError("concurrency must be at least 1")
+        if self.dead_letter_limit < 0:
+            raise ValueError("dead_letter_limit must not be negative")
         if self.retries < 0 or min(self.timeout, self.backoff, self.backoff_limit) < 0:
             raise ValueError("retries, timeout and waits must not be negative")

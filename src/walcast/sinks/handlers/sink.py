@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Self
 
@@ -17,6 +16,8 @@ from walcast.model import (
     Durability,
     OperatorError,
     Relation,
+    RowPolicies,
+    RowsRefused,
     SinkContext,
     TableId,
     WalcastError,
@@ -24,6 +25,7 @@ from walcast.model import (
 from walcast.sinks.handlers.config import HandlerSinkConfig
 from walcast.sinks.handlers.loading import load
 from walcast.sinks.handlers.ordering import Lane, lanes
+from walcast.sinks.handlers.passing import Passed
 from walcast.sinks.handlers.registry import Handler, Handlers
 
 log = logging.getLogger("walcast.sinks.handlers")
@@ -32,36 +34,18 @@ _WINDOW: Final = 2000
 """Changes that are objects at the same time: a batch may be far bigger."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What a handler could not do: the changes it was given and its last error."""
-
-    handler: str
-    changes: tuple[Change, ...]
-    error: Exception
-    attempts: int
-
-
 class HandlerSink:
-    """Calls handlers. At least once: the pipeline's checkpoint follows when a whole batch was handled.
-
-    `skipped` is awaited with every failure that the policy "skip" passes over, before the sink goes on.
-    """
+    """Calls handlers. At least once: the pipeline's checkpoint follows when a whole batch was handled."""
 
     keeps_checkpoint = False
 
-    def __init__(
-        self,
-        config: HandlerSinkConfig,
-        context: SinkContext,
-        *,
-        skipped: Callable[[Failure], Awaitable[None]] | None = None,
-    ) -> None:
+    def __init__(self, config: HandlerSinkConfig, context: SinkContext) -> None:
         self._config = config
-        self._skipped = skipped
         self._handlers = Handlers()
         self._threads = ThreadPoolExecutor(config.concurrency, "walcast-handler")
         self._routes: dict[tuple[TableId | None, str], tuple[Handler, ...]] = {}
+        self._passed = Passed()
+        self._only = ""
 
     async def __aenter__(self) -> Self:
         self._handlers = load(self._config.handlers)
@@ -78,16 +62,33 @@ class HandlerSink:
         """A handler sees each version as it comes."""
 
     async def write(self, batch: Batch) -> Durability:
+        """Raises RowsRefused when changes were passed over: all others are done."""
+        self._passed = Passed()
         if len(batch) and self._wanted(batch):
             changes = batch.changes()
             while window := list(islice(changes, _WINDOW)):
                 await self._window(window)
+                self._passed.go_on(window)
             for relation in batch.relations:
                 if any(batch.counts(relation).values()):
                     for handler in self._arrow(relation):
                         await self._attempt(handler, batch.table(relation), ())
+        if self._passed.refusals:
+            raise RowsRefused(batch, self._passed.refusals, "done")
         more = batch.part is not None and not batch.part.last
         return Durability.ACCEPTED if more else Durability.DURABLE
+
+    @property
+    def policies(self) -> RowPolicies:
+        return RowPolicies(handler=self._config.on_error, limit=self._config.dead_letter_limit)
+
+    async def write_again(self, batch: Batch, by: str) -> Durability:
+        """Calls the one handler of that name, or all when it is empty."""
+        self._only = by
+        try:
+            return await self.write(batch)
+        finally:
+            self._only = ""
 
     async def flush(self) -> None:
         """Nothing waits: `write` returns when all handlers have."""
@@ -114,9 +115,11 @@ class HandlerSink:
         return [h for h in self._handlers if h.form == "arrow" and h.takes(relation.table, "insert")]
 
     def _handlers_of(self, change: Change) -> tuple[Handler, ...]:
-        return self._route(change.relation.table if change.relation is not None else None, change.op)
+        found = self._route(change.relation.table if change.relation is not None else None, change.op)
+        return tuple(handler for handler in found if handler.name == self._only) if self._only else found
 
     async def _window(self, changes: Sequence[Change]) -> None:
+        self._passed.look_at(changes)
         wanted = [change for change in changes if self._handlers_of(change)]
         single = [change for change in wanted if any(h.form == "change" for h in self._handlers_of(change))]
         if len(single) == 1:
@@ -125,7 +128,7 @@ class HandlerSink:
             for group in lanes(single):
                 await self._beside(group)
         for handler, gathered in self._batches(wanted):
-            await self._attempt(handler, gathered, gathered)
+            await self._several(handler, [change for change in gathered if not self._passed.waits(change)])
 
     def _batches(self, changes: Sequence[Change]) -> Iterator[tuple[Handler, list[Change]]]:
         gathered: dict[tuple[int, TableId | None], tuple[Handler, list[Change]]] = {}
@@ -157,16 +160,32 @@ class HandlerSink:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _several(self, handler: Handler, changes: list[Change]) -> None:
+        """All at once; when that keeps failing and the policy is not to stop, one by one, to find which it is."""
+        if not changes:
+            return
+        try:
+            await self._attempt(handler, changes, changes)
+        except _OneOfSeveral:
+            for change in changes:
+                if not self._passed.waits(change):
+                    await self._attempt(handler, [change], (change,), retries=0)
+
     async def _lane(self, lane: Lane) -> None:
         for change in lane:
+            if self._passed.waits(change):
+                continue
             for handler in self._handlers_of(change):
                 if handler.form == "change":
                     await self._attempt(handler, change, (change,))
 
-    async def _attempt(self, handler: Handler, argument: Any, changes: Sequence[Change]) -> None:
+    async def _attempt(
+        self, handler: Handler, argument: Any, changes: Sequence[Change], retries: int | None = None
+    ) -> None:
         """Calls it until it succeeds or the policy decides. Walcast's own errors pass: the pipeline knows them."""
         config, wait = self._config, self._config.backoff
-        for attempt in range(1, config.retries + 2):
+        most = 1 + (config.retries if retries is None else retries)
+        for attempt in range(1, most + 1):
             try:
                 await self._call(handler, argument)
                 return
@@ -176,20 +195,25 @@ class HandlerSink:
                 where = _place(changes)
                 kind = type(error).__name__
                 log.debug("handler_error", exc_info=error)
-                if attempt <= config.retries:
+                if attempt < most:
                     log.warning("handler_retry", extra={"handler": handler.name, "error": kind, **where})
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, config.backoff_limit)
                     continue
-                if config.on_error == "stop":
+                if len(changes) > 1 and config.on_error != "stop":
+                    raise _OneOfSeveral from error
+                only_stops = not changes or changes[0].op in ("message", "truncate")
+                if config.on_error == "stop" or (config.on_error == "set_aside" and only_stops):
                     place = " ".join(f"{key} {value}" for key, value in where.items())
                     raise OperatorError(
                         f"handler {handler.name} failed {attempt} times with {kind} at {place or 'a batch'}",
-                        hint="correct the handler and start again, or set on_error = 'skip'",
+                        hint="correct the handler and start again, or set on_error = 'skip' (or 'set_aside', for single rows)",
                     ) from error
-                log.error("handler_skipped", extra={"handler": handler.name, "error": kind, **where})
-                if self._skipped is not None:
-                    await self._skipped(Failure(handler.name, tuple(changes), error, attempt))
+                message = f"handler {handler.name} failed {attempt} times with {kind}"
+                if only_stops:
+                    log.error("handler_skipped", extra={"handler": handler.name, "error": kind, **where})
+                    return
+                self._passed.over(changes[0], kind, message, handler.name, attempt, config.on_error)
 
     async def _call(self, handler: Handler, argument: Any) -> None:
         limit = self._config.timeout or None
@@ -210,6 +234,10 @@ class HandlerSink:
         result = running.result()
         if asyncio.iscoroutine(result):
             await result
+
+
+class _OneOfSeveral(Exception):
+    """A handler keeps failing on a list of changes."""
 
 
 def _place(changes: Sequence[Change]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walcast.model import Checkpoint, Lsn, OperatorError, Position, TableId
+from walcast.model import FORMAT, Checkpoint, Lsn, OperatorError, Position, TableId, check_format
 
 NAME: Final = ".walcast.json"
 
@@ -65,6 +65,7 @@ class State:
         c = self.checkpoint
         return json.dumps(
             {
+                "format": FORMAT,
                 "owner": self.owner,
                 "checkpoint": c and [c.epoch, int(c.position.commit_lsn), c.position.ordinal, int(c.through)],
                 "number": self.number,
@@ -78,6 +79,7 @@ class State:
     @classmethod
     def _parsed(cls, data: bytes) -> State:
         item = json.loads(data)
+        check_format(item.get("format", 0), "the directory's checkpoint")
         c = item["checkpoint"]
         checkpoint = c and Checkpoint(c[0], Position(Lsn(c[1]), c[2]), Lsn(c[3]))
         tables = frozenset(TableId(*table) for table in item["tables"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from walcast.model.deadletter import LIMIT, RowPolicies, RowPolicy
 from walcast.model.secret import Secret
 
 Switch = Literal["auto", "on", "off"]
@@ -53,7 +54,45 @@ class PostgresSinkConfig:
         },
     )
 
+    snapshot_connections: int = field(
+        default=2,
+        metadata={"help": "connections beside the sink's own over which a first copy is written; 0: none"},
+    )
+
+    foreign_writes: Literal["ignore", "notice", "refuse"] = field(
+        default="notice",
+        metadata={
+            "help": "what somebody else writes to the copy's tables: by a trigger on each, noticed (see `walcast doctor`) or "
+            "refused"
+        },
+    )
+    on_data_error: RowPolicy = field(
+        default="stop",
+        metadata={
+            "help": "what becomes of a row with a value that the copy cannot hold (SQLSTATE 22...): its table stops, or it is "
+            "set aside as a dead letter, or skipped"
+        },
+    )
+    on_integrity_error: RowPolicy = field(
+        default="stop",
+        metadata={"help": "the same of a row that a constraint of the copy refuses (SQLSTATE 23...)"},
+    )
+    dead_letter_limit: int = field(
+        default=LIMIT,
+        metadata={"help": "the table stops when more rows than this would be set aside"},
+    )
+
+    @property
+    def policies(self) -> RowPolicies:
+        return RowPolicies(
+            data=self.on_data_error, integrity=self.on_integrity_error, limit=self.dead_letter_limit
+        )
+
     def __post_init__(self) -> None:
+        if self.dead_letter_limit < 0:
+            raise ValueError("dead_letter_limit must not be negative")
+        if self.snapshot_connections < 0:
+            raise ValueError("snapshot_connections must not be negative")
         if self.direct_rows < 0:
             raise ValueError("direct_rows must not be negative")
         targets = list(self.schemas.values())

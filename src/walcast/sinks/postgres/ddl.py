@@ -17,6 +17,7 @@ from psycopg import sql
 
 from walcast.model import OperatorError, Relation, TableStopped
 from walcast.sinks.postgres.config import PostgresSinkConfig
+from walcast.sinks.postgres.guard import put_up
 from walcast.sinks.postgres.session import Session
 from walcast.sinks.postgres.store import KnownTable, Store
 from walcast.sinks.postgres.target import TargetColumn, TargetTable, load_table
@@ -60,6 +61,8 @@ class Preparer:
         known = self._store.known(self._session, relation.oid)
         if known is not None and (known.schema, known.name) != (schema, relation.table.name):
             self._rename_table(known, schema, relation.table.name)
+        if known is None:
+            self._refuse_shared(relation, schema)
         wire, oids = self.types.resolve(relation)
         target = load_table(self._session, schema, relation.table.name)
         incomplete = known.incomplete if known is not None else ""
@@ -74,7 +77,7 @@ class Preparer:
                 raise TableStopped(
                     relation.table,
                     f"at the copy, {schema}.{relation.table.name} is not a table",
-                    hint=f"rename or drop it there, {_RESYNC.format(relation.table)}",
+                    hint=f"rename or drop it there, {_RESYNC.format(relation.table.argument)}",
                 )
             incomplete = (
                 self._follow(relation, target, wire, known) or _retyped(relation, known) or incomplete
@@ -83,6 +86,7 @@ class Preparer:
         if target is None:
             raise OperatorError(f"{schema}.{relation.table.name} vanished at the copy", hint="start again")
         self._check(relation, target, wire)
+        put_up(self._session, target, self._config.foreign_writes)
         columns = tuple((c.attnum, c.name, c.type.oid, c.typmod) for c in relation.columns)
         learned = KnownTable(schema, relation.table.name, incomplete, columns)
         if learned != known:
@@ -90,12 +94,23 @@ class Preparer:
         written = tuple(self._formats([(oid, -1) for oid in wire]))
         return Binding(relation, target, wire, written, oids, incomplete)
 
+    def _refuse_shared(self, relation: Relation, schema: str) -> None:
+        """Two pipelines that write one table would each undo what the other did."""
+        other = self._store.other_owner(self._session, schema, relation.table.name)
+        if other is not None:
+            raise TableStopped(
+                relation.table,
+                f"at the copy, {schema}.{relation.table.name} is kept by {other}",
+                hint="map its schema to another one (schemas), or exclude it here; if that pipeline is gone for good, take its rows"
+                f" out of walcast.relation, {_RESYNC.format(relation.table.argument)}",
+            )
+
     def _create(self, relation: Relation, schema: str, wire: Sequence[int]) -> None:
         if not self._config.create_tables:
             raise TableStopped(
                 relation.table,
                 f"the copy has no table {schema}.{relation.table.name}",
-                hint=f"create it there, or set create_tables = true; {_RESYNC.format(relation.table)}",
+                hint=f"create it there, or set create_tables = true; {_RESYNC.format(relation.table.argument)}",
             )
         self.types.make_schema(schema)
         formats = self._formats(
@@ -222,7 +237,7 @@ class Preparer:
             raise TableStopped(
                 relation.table,
                 f"the copy's table {target.schema}.{target.name} differs: {'; '.join(differences)}",
-                hint=f"alter or drop it at the copy, {_RESYNC.format(relation.table)}",
+                hint=f"alter or drop it at the copy, {_RESYNC.format(relation.table.argument)}",
             )
 
 

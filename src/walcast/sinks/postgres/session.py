@@ -139,8 +139,7 @@ class Session:
             self.pg.finish()  # commands without an end are on their way: the connection is of no more use
             raise
         finally:
-            if not self.broken and self.pg.pipeline_status != PipelineStatus.OFF:
-                self.pg.exit_pipeline_mode()
+            self._leave_pipeline()
 
     def prepare(self, prepared: Prepared, step: int = 0) -> None:
         """Prepares a statement, once a connection, for that step of a script."""
@@ -210,6 +209,14 @@ class Session:
         if failure is not None:
             raise failure
         return touched
+
+    def _leave_pipeline(self) -> None:
+        if self.broken or self.pg.pipeline_status == PipelineStatus.OFF:
+            return
+        try:
+            self.pg.exit_pipeline_mode()
+        except psycopg.Error:  # the session was ended while its results were on their way
+            raise self._lost() from None
 
     def _next(self) -> PGresult | None:
         pg = self.pg

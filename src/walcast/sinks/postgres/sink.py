@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self, TypeVar
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self
 
-import psycopg
 from psycopg import sql
 
 from walcast.model import (
     Batch,
     Checkpoint,
+    DeadLetter,
+    DeadLetterStore,
     Durability,
+    Finding,
     Journal,
     OperatorError,
     Relation,
+    RowPolicies,
     SinkContext,
     SinkUnavailable,
     TableId,
+    WalcastError,
 )
-from walcast.postgres.connect import Connection, application_name, connect
+from walcast.postgres.connect import application_name, connect
+from walcast.sinks.postgres import examination, guard
 from walcast.sinks.postgres.config import PostgresSinkConfig
+from walcast.sinks.postgres.crew import Crew
 from walcast.sinks.postgres.failures import StatementFailed
+from walcast.sinks.postgres.line import Line
 from walcast.sinks.postgres.origin import Origin
 from walcast.sinks.postgres.session import Session
 from walcast.sinks.postgres.store import Store
+from walcast.sinks.postgres.view import PostgresView
 from walcast.sinks.postgres.writer import Writer
 
 log = logging.getLogger("walcast.sinks")
-T = TypeVar("T")
 
 _OLDEST = 130_000
 # A plan must not keep the sequential scan of a table that was small when it was made. A backend whose client is gone
@@ -43,17 +48,19 @@ set default_transaction_read_only = off; set temp_buffers = '32MB'; set check_fu
 set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3;
 """
 _STATE = sql.SQL(
-    "select json_build_array(pg_is_in_recovery(), current_setting('transaction_read_only')::boolean, oid::bigint)"
+    "select json_build_array(pg_is_in_recovery(), current_setting('transaction_read_only')::boolean, oid::bigint,"
+    " (select system_identifier::text from pg_catalog.pg_control_system()),"
+    " (select timeline_id from pg_catalog.pg_control_checkpoint()), datname)"
     " from pg_catalog.pg_database where datname = current_database()"
 )
 _COUNT = sql.SQL("select count(*) from {}")
 
 
 class PostgresSink:
-    """Implements `walcast.model.Sink`, `KeepsJournal` and `Countable`.
+    """Implements `walcast.model.Sink`, `KeepsJournal`, `Countable` and `Examinable`.
 
-    Each batch is one transaction of the target with its checkpoint, so that it is there once. The connection blocks
-    in a thread of its own. An error ends the object's use: it is opened again, and reads where the target stands.
+    Each batch is one transaction of the target with its checkpoint, so that it is there once. A snapshot's chunks go
+    over several connections. An error ends the object's use: it is opened again, and reads where the target stands.
     """
 
     keeps_checkpoint = True
@@ -62,90 +69,165 @@ class PostgresSink:
         self._config = config
         self._context = context
         self._store = Store(context.pipeline, context.sink)
-        self._calls = asyncio.Lock()
-        self._connection: Connection | None = None
-        self._session: Session | None = None
-        self._writer: Writer | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._line: Line | None = None
+        self._crew: Crew | None = None
+        self._alone = config.snapshot_connections == 0
 
     async def __aenter__(self) -> Self:
-        self._connection = await self._connect()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"walcast-{self._context.sink}")
+        self._line = await self._connect()
         try:
-            self._session = Session(self._connection.pgconn)
-            await self._blocking(self._open, self._session)
+            await self._line.open(self._open)
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
-        self._connection = self._session = self._writer = self._thread = None
+        await self._dismiss()
+        line, self._line = self._line, None
+        if line is not None:
+            await line.close()
 
     async def checkpoint(self) -> Checkpoint | None:
         """What the target holds now."""
-        session, writer = self._opened()
-        found = await self._call(lambda: self._store.checkpoint(session))
-        writer.held = found
+        line = self._opened()
+        found = await line.call(lambda: self._store.checkpoint(line.session))
+        line.writer.held = found
         return found
 
     async def prepare(self, relation: Relation) -> None:
         """Makes or alters the copy's table. Raises TableStopped when it cannot hold this version."""
-        _, writer = self._opened()
-        await self._call(lambda: writer.prepare(relation))
+        line = self._opened()
+        await line.call(lambda: line.writer.prepare(relation))
 
     async def write(self, batch: Batch) -> Durability:
         """One transaction; a source transaction in parts is one, too. Raises TableStopped, Fenced, SinkUnavailable,
         RetryableError, OperatorError; then nothing of the batch is there, or (the connection was lost while it was
         committed) all of it, and the checkpoint says which."""
-        _, writer = self._opened()
-        return await self._call(lambda: writer.write(batch))
+        return await self.write_aside(batch, (), ())
+
+    async def write_aside(
+        self, batch: Batch, letters: Sequence[DeadLetter], gone: Sequence[int]
+    ) -> Durability:
+        """`write`, and in the same transaction letters into `walcast.dead_letter` and out of it. Raises RowsRefused, for an
+        earlier chunk of a snapshot's table, too: then nothing of that batch is there."""
+        line = self._opened()
+        part = batch.part
+        alone = bool(letters or gone)
+        if batch.kind == "snapshot" and part is not None and part.number and not part.last and not alone:
+            crew = await self._gather()
+            if crew is not None:
+                await crew.write(batch, line.writer.held)
+                line.writer.unflushed = True
+                return Durability.ACCEPTED
+        if self._crew is not None:
+            await self._crew.settle(batch.relations[0].table if batch.kind == "snapshot" else None)
+            if batch.kind != "snapshot":
+                await self._dismiss()
+        return await line.call(lambda: line.writer.write(batch, letters, gone))
 
     async def flush(self) -> None:
         """Returns once the target's WAL is on disk up to the last commit."""
-        _, writer = self._opened()
-        if writer.unflushed:
-            await self._call(writer.flush)
+        line = self._opened()
+        if self._crew is not None:
+            await self._crew.settle()
+        if line.writer.unflushed:
+            await line.call(line.writer.flush)
 
     def journal(self) -> Journal:
         return _Journal(self)
 
+    @property
+    def policies(self) -> RowPolicies:
+        return self._config.policies
+
+    def dead_letters(self) -> DeadLetterStore:
+        return _DeadLetters(self)
+
+    async def load_letters(self) -> list[DeadLetter]:
+        line = self._opened()
+        return await line.call(lambda: self._store.dead_letters(line.session))
+
+    async def save_letters(self, letters: Sequence[DeadLetter], gone: Sequence[int]) -> None:
+        line = self._opened()
+        await line.call(lambda: line.writer.set_aside(letters, gone))
+
     async def count(self, table: TableId) -> int:
         """The rows of the copy's table."""
-        session, _ = self._opened()
+        line = self._opened()
         schema = self._config.schemas.get(table.schema, table.schema)
-        rows = await self._call(lambda: session.query(_COUNT.format(sql.Identifier(schema, table.name))))
+        statement = _COUNT.format(sql.Identifier(schema, table.name))
+        rows = await line.call(lambda: line.session.query(statement))
         return int(rows[0][0] or 0)
 
+    async def moved(self) -> list[TableId]:
+        """See `Movable`."""
+        line = self._opened()
+        back = {target: source for source, target in self._config.schemas.items()}
+        found = await line.call(lambda: self._store.moved(line.session))
+        return [TableId(back.get(schema, schema), name) for schema, name in found]
+
+    async def examine(self) -> list[Finding]:
+        return await examination.examine(self._config, self._context)
+
+    async def view(self, relations: Sequence[Relation]) -> PostgresView:
+        """See `walcast.model.comparing.Comparable`: a snapshot over a connection of its own."""
+        name = application_name(self._context.pipeline, f"{self._context.sink}:view")
+        connection = await connect(self._config.dsn, application=name, unavailable=SinkUnavailable)
+        return await PostgresView.open(connection, self._config.schemas, relations)
+
     async def load_journal(self) -> dict[str, Any]:
-        session, _ = self._opened()
-        return await self._call(lambda: self._store.load_journal(session))
+        line = self._opened()
+        return await line.call(lambda: self._store.load_journal(line.session))
 
     async def save_journal(self, key: str, value: Any) -> None:
         """In a transaction of its own; over another connection while one is open for a source transaction in parts."""
-        session, writer = self._opened()
-        if not writer.in_parts:
-            await self._call(lambda: self._store.save_journal(session, key, value))
+        line = self._opened()
+        if not line.writer.in_parts:
+            await line.call(lambda: self._store.save_journal(line.session, key, value))
             return
-        connection = await self._connect()
+        other = await self._connect()
         try:
-            other = Session(connection.pgconn)
-            await self._call(lambda: self._store.save_journal(other, key, value))
+            await other.call(lambda: self._store.save_journal(other.session, key, value))
         finally:
-            await connection.close()
+            await other.close()
 
-    def _open(self, session: Session) -> None:
+    async def _gather(self) -> Crew | None:
+        """The crew; None when there is none, or when its connections cannot be had just as the sink's own was."""
+        if self._crew is not None or self._alone:
+            return self._crew
+        crew = Crew()
+        try:
+            for number in range(self._config.snapshot_connections):
+                line = await self._connect()
+                crew.join(line)
+                await line.open(partial(self._open, origin_suffix=f":copy{number}"))
+                if await line.call(line.writer.mark) != self._opened().writer.mark():
+                    raise OperatorError("there is no replication origin for them")
+        except WalcastError as error:
+            log.warning("snapshot_connections_unavailable", extra={"reason": error.message})
+            self._alone = True
+            await crew.close()
+            return None
+        except BaseException:
+            await crew.close()
+            raise
+        self._crew = crew
+        return crew
+
+    async def _dismiss(self) -> None:
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            await crew.close()
+
+    def _open(self, session: Session, origin_suffix: str = "") -> Writer:
         if session.version < _OLDEST:
             raise OperatorError(
                 f"the target is PostgreSQL {session.version // 10000}; the copy needs 13 or later",
                 hint="upgrade the target",
             )
-        session.query(_TUNING)
-        recovering, read_only, database = session.json(_STATE)
+        session.query(_TUNING, guard.IDENTIFY)
+        recovering, read_only, database, system, timeline, name = session.json(_STATE)
         if recovering or read_only:
             raise OperatorError(
                 "the target is a standby" if recovering else "the target's database is read-only",
@@ -154,10 +236,18 @@ class PostgresSink:
         session.query(b"set synchronous_commit = " + self._config.synchronous_commit.encode())
         role = self._take_role(session)
         origin = Origin(
-            f"walcast:{database}:{self._context.pipeline}:{self._context.sink}", self._config.origin
+            f"walcast:{database}:{self._context.pipeline}:{self._context.sink}{origin_suffix}",
+            self._config.origin,
         )
-        self._writer = Writer(session, self._store, self._config, role, origin)
-        self._writer.open()
+        writer = Writer(session, self._store, self._config, role, origin)
+        source = self._context.source
+        # A copy of the source's disk that was promoted has its identifier, and a timeline of its own.
+        here, there = (int(system), timeline, name), (source.system_id, source.timeline, source.database)
+        writer.onto_source = here == there
+        writer.open()
+        if not origin_suffix:
+            guard.report(session, self._context.pipeline, self._context.sink)
+        return writer
 
     def _take_role(self, session: Session) -> str:
         """The session_replication_role in effect."""
@@ -175,43 +265,28 @@ class PostgresSink:
             return "origin"
         return "replica"
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> Line:
         name = application_name(self._context.pipeline, self._context.sink)
-        return await connect(self._config.dsn, application=name, unavailable=SinkUnavailable)
+        connection = await connect(self._config.dsn, application=name, unavailable=SinkUnavailable)
+        return Line(connection, f"walcast-{self._context.sink}")
 
-    def _opened(self) -> tuple[Session, Writer]:
-        if self._session is None or self._writer is None:
+    def _opened(self) -> Line:
+        if self._line is None:
             raise RuntimeError("the sink is not open")
-        return self._session, self._writer
+        return self._line
 
-    async def _call(self, work: Callable[[], T]) -> T:
-        async with self._calls:
-            return await self._blocking(work)
 
-    async def _blocking(self, work: Callable[..., T], *args: Any) -> T:
-        """Runs in the sink's thread. A cancelled call ends the connection: what it was doing is over before it returns."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await self._give_up(future)
-            raise
-        except StatementFailed as failure:
-            raise failure.error("working") from None
+class _DeadLetters:
+    """The dead letters, in the target's `walcast.dead_letter`."""
 
-    async def _give_up(self, future: asyncio.Future[Any]) -> None:
-        """The thread must be out of libpq before the connection is closed."""
-        if self._connection is None or self._session is None or future.done():
-            return
-        with contextlib.suppress(psycopg.Error):
-            await asyncio.shield(self._connection.cancel_safe(timeout=5))
-        done, _ = await asyncio.wait([future], timeout=5)
-        if not done:
-            with contextlib.suppress(psycopg.Error, OSError):
-                self._session.abort()
-            done, _ = await asyncio.wait([future], timeout=5)
-        for ended in done:
-            ended.exception()  # seen: it ended because it was told to
+    def __init__(self, sink: PostgresSink) -> None:
+        self._sink = sink
+
+    async def load(self) -> list[DeadLetter]:
+        return await self._sink.load_letters()
+
+    async def save(self, letters: Sequence[DeadLetter], gone: Sequence[int] = ()) -> None:
+        await self._sink.save_letters(letters, gone)
 
 
 class _Journal:

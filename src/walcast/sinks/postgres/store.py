@@ -13,18 +13,21 @@ from typing import Any
 
 from psycopg import sql
 
-from walcast.model import Checkpoint, Lsn, Position
+from walcast.model import FORMAT, Checkpoint, DeadLetter, Lsn, Position, check_format
+from walcast.postgres.own_schema import UNTRUSTED, refuse
+from walcast.postgres.selection import BOOKKEEPING
+from walcast.sinks.postgres import guard
 from walcast.sinks.postgres.session import Command, Prepared, Session
 
-SCHEMA = "walcast"
-"""A table of this schema at the source is another copy's bookkeeping: it is never copied, or two directions would
-overwrite each other's checkpoints."""
+SCHEMA = BOOKKEEPING
 _NOTHING = Checkpoint(0, Position(Lsn(0), 0), Lsn(0))
 
-_PRESENT = sql.SQL("select count(*) from pg_catalog.pg_class where oid = to_regclass('walcast.relation')")
+_PRESENT = sql.SQL(
+    "select count(*) from pg_catalog.pg_class where oid = to_regclass('walcast.foreign_write')"
+)
 _CREATE = (
     b"begin",
-    b"select pg_advisory_xact_lock(1463896435)",
+    b"select pg_catalog.pg_advisory_xact_lock(1463896435)",
     b"create schema if not exists walcast",
     b"""create table if not exists walcast.checkpoint (
         pipeline text, sink text, epoch bigint not null, commit_lsn pg_lsn not null, ordinal bigint not null,
@@ -37,8 +40,21 @@ _CREATE = (
         pipeline text, sink text, oid bigint, table_schema text not null, table_name text not null,
         incomplete text not null, columns json not null, primary key (pipeline, sink, oid)
     )""",
-    b"comment on schema walcast is 'what Walcast needs to go on where it stopped'",
+    b"""create table if not exists walcast.dead_letter (
+        pipeline text, sink text, number bigint, table_schema text not null, table_name text not null,
+        position text not null, keys text[] not null, kind text not null, code text not null, message text not null,
+        attempts integer not null, since timestamptz not null, letter json not null,
+        primary key (pipeline, sink, number)
+    )""",
+    guard.NOTES,
+    guard.FUNCTION,
+    b"comment on schema walcast is 'what Walcast needs to go on where it stopped (format %d)'" % FORMAT,
     b"commit",
+)
+_FORMAT = sql.SQL(
+    "select pg_catalog.json_build_array(coalesce(substring(pg_catalog.obj_description(n.oid, 'pg_namespace')"
+    " from 'format ([0-9]+)'), '0')::int, pg_catalog.pg_has_role(n.nspowner, 'usage'))"
+    " from pg_catalog.pg_namespace n where n.nspname = 'walcast'"
 )
 _READ = sql.SQL(
     "select json_build_array(epoch, commit_lsn, ordinal, through) from walcast.checkpoint where pipeline = {} and sink = {}"
@@ -60,9 +76,26 @@ _LEARN = sql.SQL(
     " columns = excluded.columns"
 )
 
+_CLAIM = b"select pg_catalog.pg_advisory_xact_lock(1463896435)"
+_OTHER = sql.SQL(
+    "select pg_catalog.json_build_array(pipeline, sink) from walcast.relation where (pipeline, sink) <> ({}, {})"
+    " and table_schema = {} and table_name = {} limit 1"
+)
+# An incomplete table keeps its entry, under a number that no oid is, so that a crash does not forget it.
+_FORGET_COMPLETE = sql.SQL(
+    "delete from walcast.relation where pipeline = {} and sink = {} and incomplete = ''"
+)
+_MOVED = sql.SQL(
+    "with kept as (update walcast.relation set oid = -pg_catalog.abs(oid) where pipeline = {} and sink = {} returning *)"
+    " select pg_catalog.json_agg(pg_catalog.json_build_array(table_schema, table_name)) from kept"
+)
+_FORGET_MOVED = sql.SQL(
+    "delete from walcast.relation where pipeline = {} and sink = {} and oid < 0 and table_schema = {} and table_name = {}"
+)
+
 # Dividing by the number of rows found makes a missing row an error, which ends the script or pipeline at this point.
 _SAME = b"pipeline = $1 and sink = $2 and (epoch, commit_lsn, ordinal, through) = ($3, $4, $5, $6)"
-_INT8, _TEXT, _PG_LSN = 20, 25, 3220
+_INT8, _INT4, _TEXT, _JSON, _FLOAT8, _PG_LSN = 20, 23, 25, 114, 701, 3220
 _IDENTITY = (_TEXT, _TEXT)
 _POSITION = (_INT8, _PG_LSN, _INT8, _PG_LSN)
 _MOVE = Prepared(
@@ -71,11 +104,29 @@ _MOVE = Prepared(
     b" written_at = now() where " + _SAME + b" returning 1) select 1 / count(*) from moved",
     (*_IDENTITY, *_POSITION, *_POSITION),
 )
-_HOLD = Prepared(
-    "walcast_hold",
-    b"with held as (select 1 from walcast.checkpoint where " + _SAME + b" for update)"
-    b" select 1 / count(*) from held",
-    (*_IDENTITY, *_POSITION),
+_HOLD, _SHARE = (
+    Prepared(
+        f"walcast_{name}",
+        b"with held as (select 1 from walcast.checkpoint where " + _SAME + b" for " + lock + b")"
+        b" select 1 / count(*) from held",
+        (*_IDENTITY, *_POSITION),
+    )
+    for name, lock in (("hold", b"update"), ("share", b"share"))
+)
+_SET_ASIDE = Prepared(
+    "walcast_set_aside",
+    b"insert into walcast.dead_letter values ($1, $2, $3, $4, $5, $6, array(select pg_catalog.json_array_elements_text($7)), $8, $9,"
+    b" $10, $11, pg_catalog.to_timestamp($12), $13) on conflict (pipeline, sink, number) do update set kind = excluded.kind,"
+    b" code = excluded.code, message = excluded.message, attempts = excluded.attempts, letter = excluded.letter",
+    (*_IDENTITY, _INT8, _TEXT, _TEXT, _TEXT, _JSON, _TEXT, _TEXT, _TEXT, _INT4, _FLOAT8, _JSON),
+)
+_SETTLE = Prepared(
+    "walcast_settle",
+    b"delete from walcast.dead_letter where pipeline = $1 and sink = $2 and number = $3",
+    (*_IDENTITY, _INT8),
+)
+_LETTERS = sql.SQL(
+    "select json_agg(letter order by number) from walcast.dead_letter where pipeline = {} and sink = {}"
 )
 _COMPLETE = Prepared(
     "walcast_complete",
@@ -107,8 +158,12 @@ class Store:
 
     def create(self, session: Session) -> None:
         """Makes the schema when it is not there, and this sink's first, empty checkpoint."""
-        if session.query(_PRESENT) != [(b"1",)]:
+        _refuse_planted(session)
+        found, ours = session.json(_FORMAT) or (0, True)
+        check_format(found, "schema walcast of the copy in PostgreSQL")
+        if session.query(_PRESENT) != [(b"1",)] or (found < FORMAT and ours):
             session.query(*_CREATE)
+            _refuse_planted(session)  # it may have come in between
         session.query(_FIRST.format(*self._names))
 
     def checkpoint(self, session: Session) -> Checkpoint | None:
@@ -122,9 +177,10 @@ class Store:
         """Writes the next checkpoint. Fails with DIVISION_BY_ZERO when `previous` is not there any more."""
         return Command(_MOVE, (*self._params, *_position(previous), *_position(to)))
 
-    def hold(self, previous: Checkpoint | None) -> Command:
-        """Locks the checkpoint for a transaction that does not move it. Fails as `move` does."""
-        return Command(_HOLD, (*self._params, *_position(previous)))
+    def hold(self, previous: Checkpoint | None, shared: bool = False) -> Command:
+        """Locks the checkpoint for a transaction that does not move it, or not yet; `shared`: beside others that do not.
+        Fails as `move` does."""
+        return Command(_SHARE if shared else _HOLD, (*self._params, *_position(previous)))
 
     def touch(self) -> bytes:
         """Writes the checkpoint's row as it is: something to commit."""
@@ -145,6 +201,16 @@ class Store:
         )
         session.query(b"begin", b"set local synchronous_commit = on", write, b"commit")
 
+    def dead_letters(self, session: Session) -> list[DeadLetter]:
+        return [DeadLetter.of(value) for value in session.json(_LETTERS.format(*self._names)) or ()]
+
+    def set_aside(self, letters: Sequence[DeadLetter], gone: Sequence[int]) -> list[Command]:
+        """Writes letters and forgets others, in whatever transaction this is run."""
+        return [
+            *(Command(_SET_ASIDE, (*self._params, *_letter(letter))) for letter in letters),
+            *(Command(_SETTLE, (*self._params, b"%d" % number)) for number in gone),
+        ]
+
     def known(self, session: Session, oid: int) -> KnownTable | None:
         row = session.json(_KNOWN.format(*self._names, sql.Literal(oid)))
         if row is None:
@@ -156,10 +222,45 @@ class Store:
             tuple((a, n, t, m) for a, n, t, m in row["columns"]),
         )
 
+    def other_owner(self, session: Session, schema: str, name: str) -> str | None:
+        """Who else keeps this table of the copy; None: nobody. Held against others until the transaction ends."""
+        session.query(_CLAIM)
+        owner = session.json(_OTHER.format(*self._names, sql.Literal(schema), sql.Literal(name)))
+        return None if owner is None else f"sink {owner[1]!r} of pipeline {owner[0]!r}"
+
+    def moved(self, session: Session) -> list[tuple[str, str]]:
+        """Forgets what was known by oid; schema and name of the tables that were incomplete."""
+        session.query(_FORGET_COMPLETE.format(*self._names))
+        return [(schema, name) for schema, name in session.json(_MOVED.format(*self._names)) or ()]
+
     def learn(self, session: Session, oid: int, table: KnownTable) -> None:
         columns = sql.Literal(json.dumps(table.columns))
         values: Sequence[object] = (oid, table.schema, table.name, table.incomplete)
-        session.query(_LEARN.format(*self._names, *map(sql.Literal, values), columns))
+        place = (sql.Literal(table.schema), sql.Literal(table.name))
+        session.query(
+            _FORGET_MOVED.format(*self._names, *place),
+            _LEARN.format(*self._names, *map(sql.Literal, values), columns),
+        )
+
+
+def _refuse_planted(session: Session) -> None:
+    refuse([text.decode() for (text,) in session.query(UNTRUSTED.encode()) if text is not None])
+
+
+def _letter(letter: DeadLetter) -> tuple[bytes, ...]:
+    texts = (
+        str(letter.number),
+        *letter.table,
+        str(letter.position),
+        json.dumps(letter.keys),
+        letter.kind,
+        letter.code,
+        letter.message,
+        str(letter.attempts),
+        repr(letter.since),
+        json.dumps(letter.as_json()),
+    )
+    return tuple(text.encode() for text in texts)
 
 
 def _position(checkpoint: Checkpoint | None) -> tuple[bytes, bytes, bytes, bytes]:

@@ -17,9 +17,12 @@ select json_build_object(
   'referenced', exists (select from pg_catalog.pg_constraint f
       where f.confrelid = c.oid and f.contype = 'f' and f.conrelid <> c.oid),
   'acting', c.relhasrules or exists (select from pg_catalog.pg_trigger g
-      where g.tgrelid = c.oid and not g.tgisinternal
+      where g.tgrelid = c.oid and not g.tgisinternal and g.tgname <> 'walcast_guard'
         and g.tgenabled = any (case current_setting('session_replication_role')
             when 'replica' then '{{R,A}}'::"char"[] else '{{O,A}}'::"char"[] end)),
+  'guard', (select pg_catalog.split_part(pg_catalog.encode(g.tgargs, 'escape'), '\\000', 1) from pg_catalog.pg_trigger g
+      where g.tgrelid = c.oid and g.tgname = 'walcast_guard'),
+  'may_guard', pg_catalog.has_table_privilege(c.oid, 'trigger'),
   'columns', (select json_agg(json_build_object(
         'name', a.attname, 'type', a.atttypid::bigint, 'typmod', a.atttypmod,
         'sql', pg_catalog.format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
@@ -69,7 +72,8 @@ class TargetTable:
     """A table of the copy.
 
     `keys` are its unique, immediate, whole indexes: for each column (name, schema and name of its equality
-    operator). `acting`: triggers or rules act on what the sink writes. `referenced`: a foreign key of another
+    operator). `acting`: triggers or rules act on what the sink writes. `guard` is what its own trigger does about
+    other writers, `may_guard` whether this role may make one. `referenced`: a foreign key of another
     table points here, so that TRUNCATE would be refused.
     """
 
@@ -79,6 +83,8 @@ class TargetTable:
     kind: str
     referenced: bool
     acting: bool
+    guard: str | None
+    may_guard: bool
     columns: dict[str, TargetColumn]
     keys: tuple[tuple[tuple[str, str, str], ...], ...]
 
@@ -130,6 +136,8 @@ def load_table(session: Session, schema: str, name: str) -> TargetTable | None:
         row["kind"],
         row["referenced"],
         row["acting"],
+        row["guard"],
+        row["may_guard"],
         {column.name: column for column in columns},
         tuple(tuple((n, s, o) for n, s, o in key["columns"]) for key in row["keys"] or () if key["columns"]),
     )

@@ -69,7 +69,7 @@ class TypeMaker:
             raise TableStopped(
                 relation.table,
                 f"the copy has no type {schema}.{name}",
-                hint=f"create it there (an extension's type: create extension), then `walcast resync {relation.table}`",
+                hint=f"create it there (an extension's type: create extension), then `walcast resync {relation.table.argument}`",
             )
         self.make_schema(schema)
         identifier = sql.Identifier(schema, name)

@@ -13,17 +13,19 @@ All of it blocks; the sink calls it in its thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from walcast.model import (
     Batch,
     Checkpoint,
+    DeadLetter,
     Durability,
     Fenced,
     OperatorError,
     Relation,
     RetryableError,
+    RowsRefused,
     TableStopped,
 )
 from walcast.sinks.postgres.bulk import Mode, TableStep, Work, work
@@ -42,6 +44,7 @@ from walcast.sinks.postgres.failures import (
 from walcast.sinks.postgres.labels import labels
 from walcast.sinks.postgres.origin import Origin
 from walcast.sinks.postgres.plan import Plan
+from walcast.sinks.postgres.refusals import find, refusal_kind
 from walcast.sinks.postgres.rows import in_order
 from walcast.sinks.postgres.session import Command, Prepared, Session, Step
 from walcast.sinks.postgres.store import SCHEMA, Store
@@ -75,18 +78,37 @@ class Writer:
         self._origin = origin
         self._executor = Executor(session)
         self._preparer = Preparer(session, store, config)
+        self.onto_source = False
+        """The target is the source's own database: a table must not be written onto itself."""
         self._plans: dict[int, Plan] = {}
         self._made = 0
+        self._beside: list[Command] = []
+        """What the batch at hand writes beside its rows."""
 
     def open(self) -> None:
         """Makes the schema when it is not there and reads the checkpoint."""
         self._store.create(self._session)
         self.held = self._store.checkpoint(self._session)
 
+    def mark(self) -> bool:
+        """Whether what is written carries a replication origin."""
+        if not self._origin.settled:
+            # A second writer is to hear that it is one, not that the origin is taken.
+            self._run_commands([_BEGIN, self._store.hold(self.held, shared=True), _COMMIT])
+            self._origin.set_up(self._session)
+        return self._origin.active
+
     def prepare(self, relation: Relation) -> None:
         """Within a split transaction, too: then it is undone with it. Raises TableStopped."""
         if relation.table.schema == SCHEMA:
             return
+        schema = relation.table.schema
+        if self.onto_source and self._config.schemas.get(schema, schema) == schema:
+            raise TableStopped(
+                relation.table,
+                f"the target is the source: {relation.table} would be copied into itself",
+                hint="give the DSN of another database; or map its schema to another one (schemas)",
+            )
         nested = self._session.in_transaction
         self._session.query(b"savepoint walcast_prepare" if nested else b"begin")
         try:
@@ -105,7 +127,10 @@ class Writer:
         if plan.one_by_one:
             log.info("applied_one_by_one", extra={"table": str(relation)})
 
-    def write(self, batch: Batch) -> Durability:
+    def write(self, batch: Batch, letters: Sequence[DeadLetter] = (), gone: Sequence[int] = ()) -> Durability:
+        """With the dead letters that were made of other rows, and without those that this batch settles. Raises RowsRefused;
+        then nothing of the batch is there, and it may be written again without them."""
+        self._beside = self._store.set_aside(letters, gone)
         if batch.kind == "snapshot":
             self._snapshot(batch)
         elif batch.part is not None:
@@ -121,6 +146,11 @@ class Writer:
         self.unflushed = True
         return Durability.ACCEPTED
 
+    def set_aside(self, letters: Sequence[DeadLetter], gone: Sequence[int]) -> None:
+        """In a transaction of its own, durable when it returns."""
+        on = Command(Prepared("walcast_durable", b"set local synchronous_commit = on", utility=True))
+        self._run_commands([_BEGIN, on, *self._store.set_aside(letters, gone), _COMMIT])
+
     def flush(self) -> None:
         """A commit that is flushed to disk flushes all before it."""
         if self.unflushed:
@@ -135,7 +165,7 @@ class Writer:
     # -- transactions -------------------------------------------------------------------------------------------
 
     def _whole(self, batch: Batch) -> None:
-        opening = [_BEGIN, *self._frame(batch)]
+        opening = [_BEGIN, *self._frame(batch), *self._beside]
         self._try(batch, opening, [_COMMIT], b"rollback")
         self.held = batch.checkpoint or self.held
 
@@ -148,7 +178,7 @@ class Writer:
         if not self.in_parts:
             self._run_commands([_BEGIN, *self._frame(batch)])
             self.in_parts = True
-        self._try(batch, [_SAVE], [_RELEASE], b"rollback to savepoint walcast_part")
+        self._try(batch, [_SAVE, *self._beside], [_RELEASE], b"rollback to savepoint walcast_part")
         if not part.last:
             return
         closing = [] if batch.checkpoint is None else [self._store.move(self.held, batch.checkpoint)]
@@ -161,7 +191,7 @@ class Writer:
         if relation.table.schema == SCHEMA:
             return
         plan = self._plan(relation)
-        opening = [_BEGIN, *self._frame(batch)]
+        opening = [_BEGIN, *self._frame(batch), *self._beside]
         steps: list[TableStep] = []
         if batch.part is None or batch.part.number == 0:
             opening.append(self._store.complete(relation.oid))
@@ -178,21 +208,19 @@ class Writer:
             if failed.failure.sqlstate == INVALID_TEXT and self._new_labels(batch, plan):
                 self._snapshot(batch)
                 return
+            self._refuse(batch, failed)
             self._give_up(failed)
         if plan.binding.incomplete:
             self.prepare(relation)
 
     def _frame(self, batch: Batch) -> list[Command]:
         """Fences other writers off, and moves the checkpoint, before anything is touched."""
-        if not self._origin.settled:
-            # A second writer is to hear that it is one, not that the origin is taken.
-            self._run_commands([_BEGIN, self._store.hold(self.held), _COMMIT])
-            self._origin.set_up(self._session)
+        self.mark()
         moves = batch.checkpoint is not None and batch.part is None
         fence = (
             self._store.move(self.held, batch.checkpoint)
             if moves and batch.checkpoint is not None
-            else self._store.hold(self.held)
+            else self._store.hold(self.held, shared=batch.kind == "snapshot")
         )
         stamp = self._origin.stamp(batch) if moves else []
         return [fence, *stamp, *([_DEFER] if self._role != "replica" else [])]
@@ -229,6 +257,7 @@ class Writer:
                     looked_again = True
                     self.prepare(plan.relation)
                     continue
+                self._refuse(batch, failed)
                 self.rollback()
                 self._give_up(failed)
 
@@ -248,6 +277,39 @@ class Writer:
             )
         return any(added)
 
+    def _refuse(self, batch: Batch, failed: Failed) -> None:
+        """Raises RowsRefused when the failure is about rows that need not stop their table."""
+        kind = refusal_kind(failed.failure)
+        policies = self._config.policies
+        if failed.plan is None or kind is None or policies.of(kind) == "stop":
+            return
+        part = batch.part
+        nested = self._session.in_transaction
+        if not nested:
+            self._session.query(b"begin")
+        plans = [
+            self._plan(relation)
+            if relation.table.schema != SCHEMA and any(batch.counts(relation).values())
+            else None
+            for relation in batch.relations
+        ]
+        try:
+            if batch.kind == "snapshot" and (part is None or part.number == 0):
+                self._session.query(*(plan.truncate(False).statement for plan in plans if plan is not None))
+            found = find(self._session, batch, plans, policies.limit + 1)
+        except Failed as other:
+            log.info("rows_not_found", extra={"sqlstate": other.failure.sqlstate})
+            found = []
+        if nested and part is not None and part.number:
+            self._session.query(b"rollback to savepoint walcast_part")
+        else:
+            self.rollback()
+        for refusal in found:
+            if policies.of(refusal.kind) == "stop":
+                return
+        if found:
+            raise RowsRefused(batch, found)
+
     def _give_up(self, failed: Failed) -> NoReturn:
         """What concerns one table only stops that table."""
         error = failed.failure.error("writing")
@@ -259,7 +321,7 @@ class Writer:
         ):
             table = failed.plan.relation.table
             raise TableStopped(
-                table, error.message, hint=f"{error.hint}; then `walcast resync {table}`"
+                table, error.message, hint=f"{error.hint}; then `walcast resync {table.argument}`"
             ) from None
         raise error from None
 
@@ -276,7 +338,7 @@ class Writer:
                 raise TableStopped(
                     relation.table,
                     plan.binding.incomplete,
-                    hint=f"copy it anew: `walcast resync {relation.table}`",
+                    hint=f"copy it anew: `walcast resync {relation.table.argument}`",
                 )
             net = None if mode == "replay" or plan.one_by_one else batch.net(relation)
             if net is None or net.replay:

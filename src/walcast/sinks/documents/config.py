@@ -1,0 +1,20 @@
+"""Settings of the document store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from walcast.model.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsConfig:
+    """Documents of the mapping as JSONB in a PostgreSQL (13 or later): a table a collection, with id, version and body."""
+
+    dsn: Secret = field(metadata={"help": "the target: a URI or key=value; PGSERVICE and .pgpass work"})
+    schema: str = field(
+        default="derived", metadata={"help": "where the tables are; it is made, and is the sink's own"}
+    )
+    targets: tuple[str, ...] = field(
+        default=(), metadata={"help": "which targets of the mapping it holds; by default all that it can"}
+    )

@@ -1,0 +1,169 @@
+"""The LadybugDB file: one connection, its transaction, its bookkeeping, and its errors in our terms. Runs in one thread."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ladybug
+
+from walcast.model import Checkpoint, Lsn, OperatorError, Position, WalcastError
+
+_META = "create node table if not exists _walcast (name string primary key, value string)"
+
+
+class Database:
+    """An open file. What was run since `begin` is there after `commit`, or not at all."""
+
+    def __init__(self, path: Path, memory: int, threads: int) -> None:
+        self.path = path
+        with translated(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path)
+            try:
+                self._database = ladybug.Database(str(path), buffer_pool_size=memory, max_num_threads=threads)
+                self._connection = ladybug.Connection(self._database)
+            except BaseException:
+                os.close(self._lock)
+                raise
+        self.in_transaction = False
+        self.run(_META)
+
+    def close(self) -> None:
+        self.rollback()
+        self._connection.close()
+        self._database.close()
+        os.close(self._lock)
+
+    def begin(self) -> None:
+        """Joins the open transaction, or starts one."""
+        if not self.in_transaction:
+            self.run("begin transaction")
+            self.in_transaction = True
+
+    def commit(self) -> None:
+        if self.in_transaction:
+            self.run("commit")
+            self.in_transaction = False
+
+    def rollback(self) -> None:
+        if self.in_transaction:
+            self.in_transaction = False
+            with suppress(RuntimeError):  # it rolls back by itself after some errors
+                self._connection.execute("rollback")
+
+    def run(self, query: str, **parameters: Any) -> list[list[Any]]:
+        """All rows of one query."""
+        with translated(self.path):
+            result = self._connection.execute(query, parameters=parameters)
+            rows: list[list[Any]] = []
+            assert not isinstance(result, list), "one query at a time"
+            try:
+                while result.has_next():
+                    row = result.get_next()
+                    assert isinstance(row, list)
+                    rows.append(row)
+            finally:
+                result.close()
+            return rows
+
+    def columns(self, table: str) -> dict[str, str]:
+        """A table's columns and their types; none when there is no such table."""
+        names = [row[1] for row in self.run("call show_tables() return *")]
+        if table not in names:
+            return {}
+        return {row[1]: row[2] for row in self.run(f"call table_info({_text(table)}) return *")}
+
+    def get(self, name: str) -> Any:
+        """A value of the bookkeeping; None when it is not there."""
+        rows = self.run("match (m:_walcast {name: $name}) return m.value", name=name)
+        return json.loads(rows[0][0]) if rows else None
+
+    def put(self, name: str, value: Any) -> None:
+        if value is None:
+            self.run("match (m:_walcast {name: $name}) delete m", name=name)
+        else:
+            self.run(
+                "merge (m:_walcast {name: $name}) set m.value = $value", name=name, value=json.dumps(value)
+            )
+
+    def named(self, prefix: str) -> dict[str, Any]:
+        """The bookkeeping whose names begin so, without the prefix."""
+        rows = self.run(
+            "match (m:_walcast) where starts_with(m.name, $prefix) return m.name, m.value", prefix=prefix
+        )
+        return {name.removeprefix(prefix): json.loads(value) for name, value in rows}
+
+
+def _locked(path: Path) -> int:
+    """LadybugDB's own lock keeps other processes out; this one also a second writer in this process."""
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _in_use(path) from None
+    return descriptor
+
+
+def _in_use(path: Path) -> OperatorError:
+    return OperatorError(
+        f"{path} is open in another process",
+        hint="a graph file has one writer: close the other program, or read it through `walcast` while it runs",
+    )
+
+
+def quoted(name: str) -> str:
+    """A label or property as Cypher writes it. Raises OperatorError for one that it cannot."""
+    if not name or "`" in name or "\\" in name:
+        raise OperatorError(f"{name!r} cannot be a name in the graph", hint="choose one without backquotes")
+    return f"`{name}`"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def checkpoint_json(checkpoint: Checkpoint) -> list[int]:
+    position = checkpoint.position
+    return [checkpoint.epoch, int(position.commit_lsn), position.ordinal, int(checkpoint.through)]
+
+
+def checkpoint_of(value: Any) -> Checkpoint | None:
+    if value is None:
+        return None
+    epoch, lsn, ordinal, through = value
+    return Checkpoint(epoch, Position(Lsn(lsn), ordinal), Lsn(through))
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turns LadybugDB's errors, which are all RuntimeError, into ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise _translate(str(error).partition("\n")[0], path) from error
+    except OSError as error:
+        raise OperatorError(
+            f"{path} cannot be used: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+
+
+def _translate(text: str, path: Path) -> WalcastError:
+    if "ould not set lock" in text:
+        return _in_use(path)
+    if "not a valid" in text or "storage version" in text.lower():
+        return OperatorError(
+            f"{path} is damaged, of another version, or no LadybugDB file",
+            hint="move it away and run again: the copy is made anew from a snapshot",
+        )
+    if "o space left" in text or "uffer manager exception" in text or "uffer pool is full" in text:
+        return OperatorError(
+            f"{path}: the disk or the memory is full", hint="free some, or raise the sink's memory"
+        )
+    return OperatorError(f"{path}: {text[:200]}")

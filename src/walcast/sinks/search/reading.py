@@ -1,0 +1,112 @@
+"""Searching what a `search` sink writes, from any process: full text, more like this, highlights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tantivy
+
+from walcast.model import Checkpoint, OperatorError
+from walcast.sinks.search import state as kept
+from walcast.sinks.search.index import schema_of, translated
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document that was found. `highlights`: field -> HTML in which the words that matched are bold."""
+
+    id: str
+    score: float
+    body: dict[str, Any]
+    highlights: dict[str, str]
+
+
+class SearchIndex:
+    """One collection, as it is when it is asked. `path` is the sink's folder, `tokenizer` the sink's."""
+
+    def __init__(self, path: Path | str, collection: str, tokenizer: str = "en_stem") -> None:
+        self._root = Path(path)
+        self._name = collection
+        self._tokenizer = tokenizer
+        self._folder = ""
+        self._index: Any = None
+        self._schema: Any = None
+        self._texts: list[str] = []
+        self._fields: list[str] = []
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Up to where the source's changes can be found."""
+        found = kept.load(self._root)
+        return None if found is None else found.checkpoint
+
+    def search(self, words: str, fields: Sequence[str] = (), limit: int = 10) -> list[Hit]:
+        """The best hits first. `words` in tantivy's query language, mistakes in it forgiven; `fields` by default all text and
+        JSON."""
+        searcher = self._searcher()
+        query, _ = self._index.parse_query_lenient(words, list(fields) or self._fields)
+        return self._hits(searcher, query, limit)
+
+    def more_like(self, id_: str, fields: Sequence[str] = (), limit: int = 10) -> list[Hit]:
+        """Documents whose text is like that of this one, without it; none when there is no such document."""
+        searcher = self._searcher()
+        body = self._body(searcher, id_)
+        chosen = list(fields) or self._texts
+        given = [(name, [body[name]]) for name in chosen if body.get(name)]
+        if not given:
+            return []
+        query = tantivy.Query.more_like_this_document_fields_query(
+            self._schema, dict(given), min_doc_frequency=1, min_term_frequency=1
+        )
+        return [hit for hit in self._hits(searcher, query, limit + 1) if hit.id != id_][:limit]
+
+    def get(self, id_: str) -> dict[str, Any] | None:
+        """A document's body."""
+        return self._body(self._searcher(), id_) or None
+
+    def ids(self) -> list[str]:
+        """The ids of all documents."""
+        searcher = self._searcher()
+        found = searcher.search(tantivy.Query.all_query(), max(1, searcher.num_docs), count=False).hits
+        return [searcher.doc(address)["_key"][0] for _, address in found]
+
+    def _searcher(self) -> Any:
+        """Follows the collection to its next generation."""
+        found = kept.load(self._root)
+        serving = None if found is None else found.collections.get(self._name)
+        if serving is None:
+            raise OperatorError(
+                f"{self._root} has no collection {self._name!r}", hint="run the pipeline that makes it"
+            )
+        with translated(self._root):
+            if serving.folder != self._folder:
+                self._schema = schema_of(serving.fields, self._tokenizer)
+                self._index = tantivy.Index(self._schema, path=str(self._root / serving.folder))
+                self._folder = serving.folder
+                self._texts = [name for name, kind in serving.fields if kind == "text"]
+                self._fields = [name for name, kind in serving.fields if kind in ("text", "json")]
+            self._index.reload()
+            return self._index.searcher()
+
+    def _body(self, searcher: Any, id_: str) -> dict[str, Any]:
+        query = tantivy.Query.term_query(self._schema, "_key", id_)
+        found = searcher.search(query, 1).hits
+        body: dict[str, Any] = json.loads(searcher.doc(found[0][1])["_body"][0]) if found else {}
+        return body
+
+    def _hits(self, searcher: Any, query: Any, limit: int) -> list[Hit]:
+        snippets = {
+            name: tantivy.SnippetGenerator.create(searcher, query, self._schema, name) for name in self._texts
+        }
+        hits = []
+        for score, address in searcher.search(query, limit, count=False).hits:
+            document = searcher.doc(address)
+            shown = {name: made.snippet_from_doc(document).to_html() for name, made in snippets.items()}
+            body = json.loads(document["_body"][0])
+            marked = {name: html for name, html in shown.items() if html}
+            hits.append(Hit(document["_key"][0], score, body, marked))
+        return hits
