@@ -1,12 +1,13 @@
 """The engine: one source, many sinks, exactly once where the target can. It knows only the ports of `walcast.model`."""
 
 from walcast.engine.control import ControlError, NotRunning, call
+from walcast.engine.history import Switch
 from walcast.engine.metrics import METRICS, Metrics, Sample
 from walcast.engine.ownership import owned, owner
 from walcast.engine.pipeline import Pipeline
 from walcast.engine.policy import POLICY, Action, Verdict, classify
 from walcast.engine.settings import PipelineSettings
-from walcast.engine.statefile import adopt_slot, request_resync
+from walcast.engine.statefile import StateFile, adopt_slot, request_resync
 from walcast.engine.status import PipelineStatus, Problem, SinkState, SinkStatus, SourceStatus, StoppedTable
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "SinkState",
     "SinkStatus",
     "SourceStatus",
+    "StateFile",
     "StoppedTable",
+    "Switch",
     "Verdict",
     "adopt_slot",
     "call",

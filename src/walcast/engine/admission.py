@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -48,7 +50,8 @@ class Admissions:
         source = self._source
         records = {worker: self._record(worker) for worker in workers if worker.record is not None}
         slot = await source.slot()
-        source.epoch = self._epoch(list(records.values()))
+        position = await self._position(list(records.values()))
+        source.epoch = self._epoch(list(records.values()), position)
         if slot is None:
             followers = [record for worker, record in records.items() if not self._anew(worker, record)]
             may_create_slot(followers, source.identity)
@@ -61,7 +64,7 @@ class Admissions:
         self.identity = source.identity
         for worker in waiting:
             try:
-                worker.admit(await self._judge(worker, records[worker], slot))
+                worker.admit(await self._judge(worker, records[worker], slot, position))
             except WalcastError as error:
                 worker.refuse(error)
 
@@ -70,11 +73,35 @@ class Admissions:
         await self._state.know([name])
         await self._state.anew_done(name)
 
-    def _epoch(self, records: Sequence[Record]) -> int:
+    async def _position(self, records: Sequence[Record]) -> Lsn:
+        """Where the source is. One that is behind a copy gets a moment: a standby that has just started may still
+        replay what the copy has."""
+        deadline = time.monotonic() + self._settings.backoff_most
+        while True:
+            position = await self._source.position()
+            ahead = any(self._ahead(record, position) for record in records)
+            if not ahead or time.monotonic() >= deadline:
+                return position
+            await asyncio.sleep(min(0.1, self._settings.backoff_most))
+
+    def _ahead(self, record: Record, position: Lsn) -> bool:
+        """Whether a copy of this very history holds what the source does not have."""
+        if (
+            record.history is None
+            or record.checkpoint is None
+            or not record.history.same(self._source.identity)
+        ):
+            return False
+        return record.checkpoint.epoch >= record.history.since and record.checkpoint.through > position
+
+    def _epoch(self, records: Sequence[Record], position: Lsn) -> int:
         histories = [record.history for record in records if record.history is not None]
         checkpoints = [record.checkpoint for record in records if record.checkpoint is not None]
         found = epoch_of(self._source.identity, histories, checkpoints)
-        return found if self.identity != self._source.identity else max(found, self._source.epoch)
+        epoch = found if self.identity != self._source.identity else max(found, self._source.epoch)
+        # Positions that went back within a history: what is copied anew must not pass for older than what was there.
+        back = any(self._ahead(r, position) and r.checkpoint and r.checkpoint.epoch == epoch for r in records)
+        return epoch + back
 
     def _record(self, worker: SinkWorker) -> Record:
         assert worker.record is not None
@@ -88,7 +115,7 @@ class Admissions:
         other = record.history is not None and record.history.system_id != system_id
         return other and self._settings.new_history == "resnapshot"
 
-    async def _judge(self, worker: SinkWorker, record: Record, slot: SlotState) -> Admission:
+    async def _judge(self, worker: SinkWorker, record: Record, slot: SlotState, position: Lsn) -> Admission:
         history, source = record.history, self._source
         left = None
         if history is not None and not history.same(source.identity) and isinstance(source, KnowsTimelines):
@@ -98,9 +125,11 @@ class Admissions:
             source.identity,
             source.epoch,
             slot,
+            position,
             left_at=left,
             anew=self._state.wants_all_anew(worker.name),
             resnapshot=self._settings.new_history == "resnapshot",
+            switch=self._state.switch,
         )
         return replace(admission, anew=tuple(self._state.wants_anew(worker.name)))
 

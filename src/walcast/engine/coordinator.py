@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 
 from walcast.engine import failpoints
@@ -22,6 +22,7 @@ from walcast.engine.delivery import Delivery
 from walcast.engine.ledger import Ledger
 from walcast.engine.metrics import Metrics
 from walcast.engine.policy import Action, Verdict, classify
+from walcast.engine.recent import Recent
 from walcast.engine.settings import PipelineSettings
 from walcast.engine.statefile import StateFile
 from walcast.engine.status import SinkState
@@ -30,7 +31,9 @@ from walcast.engine.worker import SinkWorker
 from walcast.model import (
     Batch,
     Checkpoint,
+    DropsSlot,
     FatalError,
+    KnowsVisibility,
     Lsn,
     SlotInUse,
     SnapshotTable,
@@ -61,8 +64,11 @@ class Coordinator:
         self.problem: Verdict | None = None
         """What is wrong with the source."""
         self.tables: Sequence[SnapshotTable] = ()
+        self.claim: Callable[[str, list[TableId]], Iterable[TableId]] | None = None
+        """Asked about tables that a streaming sink has never had: those that it returns are not copied from here."""
         self._source = source
         self._open = True
+        self.recent = Recent()
         self._ledger = ledger
         self._state = state
         self._settings = settings
@@ -123,6 +129,18 @@ class Coordinator:
         worker.release()
         log.error("sink_released", extra={"sink": worker.name})
 
+    async def drop_slot(self) -> None:
+        """Drops the slot that nobody follows any more, if the source can. Every sink is copied anew when it is back, with
+        a new slot."""
+        if not isinstance(self._source, DropsSlot):
+            return
+        for worker in self.workers:
+            await self._state.ask_anew(worker.name, None)
+        await self._cancel_pump()
+        if await self._source.drop_slot():
+            self._ledger.confirmed = Lsn(0)
+            log.error("slot_dropped", extra={"reason": "it kept more WAL than wal_budget"})
+
     async def _wait(self) -> None:
         await self._changed.wait()
         self._changed.clear()
@@ -180,6 +198,11 @@ class Coordinator:
     # -- snapshots
 
     async def _begin_copy(self) -> None:
+        if self.claim is not None:
+            for worker in self.workers:
+                new = sorted(table for table in worker.book.pending if table not in worker.book.states)
+                if new and worker.state is SinkState.STREAMING:
+                    worker.book.claim(self.claim(worker.name, new))
         lacking = [worker for worker in self.workers if worker.streaming and worker.book.pending]
         if lacking and await self._between_transactions():
             for worker in lacking:
@@ -272,8 +295,11 @@ class Coordinator:
         self._metrics.add("walcast_stream_opened_total")
         log.info("stream_begins", extra={"after": str(after), "sinks": [worker.name for worker in workers]})
         try:
+            if not self.recent.known and isinstance(self._source, KnowsVisibility):
+                self.recent.begin(await self._source.unsettled())
             async with aclosing(self._source.stream(after)) as stream:  # type: ignore[type-var]  # a generator
                 async for batch in stream:
+                    self.recent.note(batch)
                     if self.stopping:  # kept open: it still carries confirmations
                         await asyncio.get_running_loop().create_future()
                     self._mid_transaction = batch.part is not None and not batch.part.last
@@ -346,8 +372,12 @@ class Coordinator:
         await self._source.__aenter__()
         self._open = True
         slot = await self._source.slot()
+        position = await self._source.position()
         moved = slot is None or (slot.confirmed or Lsn(0)) > self._ledger.confirmed
-        if moved or self._source.identity != self.admissions.identity:
+        back = any(
+            worker.position is not None and worker.position.through > position for worker in self.workers
+        )
+        if moved or back or self._source.identity != self.admissions.identity:
             for worker in self.workers:
                 worker.drop()  # each is judged anew
         self.relist = True

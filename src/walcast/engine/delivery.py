@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from walcast.engine import failpoints
+from walcast.engine.aside import Aside, LostWithIt
 from walcast.engine.history import CHECKPOINT, checkpoint_json
 from walcast.engine.inbox import Inbox
 from walcast.engine.journal import FileJournal
@@ -21,10 +22,13 @@ from walcast.engine.settings import PipelineSettings
 from walcast.engine.tables import NEVER, TableBook
 from walcast.model import (
     Batch,
+    Builds,
     Checkpoint,
+    DeadLetter,
     Durability,
     FatalError,
     Journal,
+    OperatorError,
     Relation,
     Sink,
     TableId,
@@ -52,9 +56,12 @@ class Delivery:
         metrics: Metrics,
         settings: PipelineSettings,
         changed: Callable[[], None],
+        aside: Aside | None = None,
     ) -> None:
         self.name = name
         self.sink = sink
+        self.aside = aside
+        """Where rows go that the sink refuses; None: it refuses none."""
         self.journal = journal
         self.calls = asyncio.Lock()
         self.unflushed = False
@@ -69,6 +76,8 @@ class Delivery:
         self._metrics = metrics
         self._settings = settings
         self._changed = changed
+        if isinstance(sink, Builds):
+            sink.building = book.building
         self._prepared: dict[int, Relation] = {}
         self._written: Checkpoint | None = None
         self._commits: list[float] = []
@@ -103,6 +112,22 @@ class Delivery:
         elif not self.unflushed and not self.in_parts:
             self._inbox.settled()
         self._inbox.written(batch)
+
+    async def insert(self, batch: Batch) -> None:
+        """Gives the sink a batch that is not the stream's; the position stays. Raises as `put`."""
+        for relation in batch.relations:
+            await self.prepare(relation)
+        await self._write(batch)
+
+    async def prepare(self, relation: Relation) -> None:
+        """For a version that the sink was not prepared for in this session."""
+        if self._prepared.get(relation.oid) != relation:
+            await self._prepare(relation)
+
+    @property
+    def written(self) -> Checkpoint | None:
+        """What the sink was given last; None: nothing since it was opened."""
+        return self._written
 
     async def flush(self) -> None:
         """Makes all that was accepted durable."""
@@ -159,6 +184,21 @@ class Delivery:
         if failpoints.active:
             await failpoints.passed("save.after")
 
+    async def try_again(self, number: int, batch: Batch) -> DeadLetter | None:
+        """Writes a dead letter's change; see `Aside.again`. Call it under `calls`. Raises OperatorError amid a transaction that
+        comes in parts."""
+        assert self.aside is not None
+        if self.in_parts:
+            raise OperatorError(
+                f"sink {self.name} is amid a transaction in parts", hint="try again in a moment"
+            )
+        if self.unflushed:
+            await self.flush()
+        for relation in batch.relations:
+            if self._prepared.get(relation.oid) is None:
+                await self._prepare(relation)
+        return await self.aside.again(number, batch)
+
     async def stop_table(self, error: TableStopped) -> None:
         """Records durably that the table cannot go on. Raises FatalError when the sink says so a second time."""
         if error.table in self._book.stopped:
@@ -181,7 +221,9 @@ class Delivery:
         if failpoints.active:
             await failpoints.passed("write.before")
         try:
-            durability = await self.sink.write(batch)
+            durability = await (self.aside or self.sink).write(batch)
+        except LostWithIt as lost:
+            raise Again from lost
         except TableStopped as error:
             await self.stop_table(error)
             if snapshot:

@@ -32,6 +32,10 @@ FAILPOINTS = (
     "snapshot.part",
     "table.done.before",
     "table.done.after",
+    "build.noted",
+    "aside.before",
+    "aside.kept",
+    "aside.after",
 )
 
 Hook = Callable[[str], Awaitable[None]]

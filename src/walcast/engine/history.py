@@ -74,13 +74,45 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """A planned move to another server that has the same rows: whoever has `source` up to `fence` goes on at the new
+    slot of `target`, at `at`. `target` is None while only the draining is done."""
+
+    source: int
+    fence: Lsn
+    target: int | None = None
+    at: Lsn | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "source": str(self.source),
+            "fence": str(self.fence),
+            "target": None if self.target is None else str(self.target),
+            "at": None if self.at is None else str(self.at),
+        }
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any] | None) -> Switch | None:
+        if value is None:
+            return None
+        return cls(
+            int(value["source"]),
+            Lsn.parse(value["fence"]),
+            int(value["target"]) if value["target"] else None,
+            Lsn.parse(value["at"]) if value["at"] else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
-    """Where a sink goes on. `fresh`: whatever it has is copied anew; `anew`: these tables are."""
+    """Where a sink goes on. `fresh`: whatever it has is copied anew; `anew`: these tables are; `moved`: the source is
+    another server with the same rows."""
 
     checkpoint: Checkpoint | None
     history: History
     fresh: bool
     anew: tuple[TableId, ...] = ()
+    moved: bool = False
 
     @property
     def floor(self) -> Lsn:
@@ -141,12 +173,15 @@ def admit(
     identity: SourceIdentity,
     epoch: int,
     slot: SlotState,
+    position: Lsn,
     *,
     left_at: Lsn | None,
     anew: bool,
     resnapshot: bool,
+    switch: Switch | None = None,
 ) -> Admission:
-    """Where this sink goes on. `left_at`: where the source left the timeline that the sink knows, if it can tell.
+    """Where this sink goes on. `position`: where the source is now; `left_at`: where it left the timeline that the sink
+    knows, if it can tell.
 
     `anew`: copying everything again was asked for, or the sink was let go. `resnapshot`: do so when the source's
     history is another one, instead of raising. Raises OperatorError, SlotLost.
@@ -159,6 +194,8 @@ def admit(
             raise _missing(record.name, slot)
         return Admission(None, fresh, True)
     checkpoint = _counting(record.checkpoint, history)
+    if switch is not None and switch.source == history.system_id and switch.target == identity.system_id:
+        return _moved(record.name, history, checkpoint, fresh, switch, slot, anew=anew)
     if not history.same(identity):
         reason = _unsound(history, identity, checkpoint, left_at)
         if reason is not None:
@@ -170,6 +207,10 @@ def admit(
     if checkpoint is not None:
         checkpoint = Checkpoint(epoch, checkpoint.position, checkpoint.through)
     at = history.floor if checkpoint is None else checkpoint.through
+    if at > position:
+        if not (resnapshot or anew):
+            raise _gone_back(record.name, at, position)
+        return Admission(None, fresh, True)
     if confirmed <= at:
         return Admission(checkpoint, history, anew)
     if anew:
@@ -180,6 +221,33 @@ def admit(
         f"slot {slot.name} is at {slot.confirmed}, past sink {record.name} at {at}: the changes between are lost",
         hint=f"copy its tables anew: `walcast resync --all --sink {record.name}`; find out who moved or re-created the slot",
     )
+
+
+def _moved(
+    name: str,
+    history: History,
+    checkpoint: Checkpoint | None,
+    fresh: History,
+    switch: Switch,
+    slot: SlotState,
+    *,
+    anew: bool,
+) -> Admission:
+    """After `walcast switch`: from the new slot on, if the sink had everything by then."""
+    if anew:
+        return Admission(None, fresh, True)
+    at = history.floor if checkpoint is None else checkpoint.through
+    if at < switch.fence:
+        raise OperatorError(
+            f"sink {name} is at {at}, and the old source was drained to {switch.fence} without it",
+            hint=f"copy its tables anew: `walcast resync --all --sink {name}`",
+        )
+    if switch.at is None or (slot.confirmed or Lsn(0)) > switch.at:
+        raise SlotLost(
+            f"slot {slot.name} is at {slot.confirmed}, past {switch.at}, where the copies switch over",
+            hint=f"copy its tables anew: `walcast resync --all --sink {name}`; find out who moved or re-created the slot",
+        )
+    return Admission(None, replace(fresh, floor=switch.at), False, moved=True)
 
 
 def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -222,6 +290,14 @@ def _other_history(name: str, reason: str) -> OperatorError:
     return OperatorError(
         f"sink {name}: the source is now on another history ({reason})",
         hint=f"check the DSN; if it is right, copy the tables anew: `walcast resync --all --sink {name}`",
+    )
+
+
+def _gone_back(name: str, at: Lsn, position: Lsn) -> OperatorError:
+    return OperatorError(
+        f"sink {name} is at {at}, but the source only at {position}: it was restored to an earlier state",
+        hint=f"what the copy has and the source lost is to be decided by you; then copy the tables anew:"
+        f" `walcast resync --all --sink {name}`",
     )
 
 

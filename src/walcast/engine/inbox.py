@@ -1,6 +1,9 @@
 """A sink's queue, bounded in bytes, between the stream (or a snapshot) and the sink's worker.
 
-It knows what the sink has been sent (`received`) and drops what it already has, and it keeps whole batches until
+Whole batches that wait are joined when the sink takes the next one: a slow sink, whose cost is by the batch, gets bigger
+ones and catches up, and paces nobody before its share of the memory is full.
+
+The inbox knows what the sink has been sent (`received`) and drops what it already has, and it keeps whole batches until
 they are durable, so that a sink that fails is sent them again without disturbing the others. The parts of a split
 transaction are not kept: after a failure among them the stream is opened again.
 """
@@ -13,11 +16,13 @@ from collections import deque
 from collections.abc import Iterator
 
 from walcast.engine.tables import TableBook
-from walcast.model import Batch, Checkpoint
+from walcast.model import Batch, Checkpoint, Lsn
 
-_MOST_BATCHES = 4
-"""More than so many do not wait for a slow sink: the stream waits, its reader gathers, and the next batch is bigger. A
-sink whose cost is by the batch catches up so, and lags by no more than so many writes."""
+_MOST_JOINED = 8 << 20
+"""Bytes. Batches are joined up to this, or to a quarter of the share: it is a copy, made between two looks around of the
+event loop, and a sink that is behind should still say now and then how far it has come."""
+_OVERHEAD = 2048
+"""Bytes that a waiting batch takes beside its content: small ones may be many."""
 
 
 class Inbox:
@@ -35,6 +40,7 @@ class Inbox:
         self.wake = asyncio.Event()
         self.room = asyncio.Event()
         self.progress = time.monotonic()
+        self._most_joined = min(share // 4, _MOST_JOINED)
         self._queue: deque[Batch] = deque()
         self._kept: deque[Batch] = deque()
         self._gap = False
@@ -67,10 +73,10 @@ class Inbox:
             return True
         mine = self._wanted(batch)
         if mine is not None:
-            if (self.held and self.held + mine.nbytes > self.share) or len(self._queue) >= _MOST_BATCHES:
+            if self.held and self.held + _size(mine) > self.share:
                 return False
             self._queue.append(mine)
-            self.held += mine.nbytes
+            self.held += _size(mine)
             self.wake.set()
         self._advance(batch)
         return True
@@ -131,10 +137,32 @@ class Inbox:
         flushed between parts, and they need the room."""
         return bool(self._queue) and self._queue[0].kind == "changes" and self._queue[0].part is not None
 
-    def take(self) -> Batch:
-        """The next batch. It counts as held until it is durable; a part or chunk until it is written."""
+    def reached(self, lsn: Lsn) -> bool:
+        """Whether nothing that committed before `lsn` is to come: all of it was taken."""
+        if self._queue:
+            return self._queue[0].upto(lsn) is None
+        return self.received is not None and self.received.through >= lsn
+
+    def _split(self, lsn: Lsn) -> None:
+        """Cuts the next batch in two where `lsn` lies within it. What is left of the sink's share counts both."""
+        batch = self._queue[0]
+        head = batch.upto(lsn)
+        if head is None or head is batch:
+            return
+        rest = batch.after(head.checkpoint, {})
+        self._queue[0] = head
+        if rest is not None:
+            self._queue.insert(1, rest)
+        self.held += _size(head) + (0 if rest is None else _size(rest)) - _size(batch)
+
+    def take(self, *, upto: Lsn | None = None) -> Batch:
+        """The next batch, joined with those behind it, or what of it committed before `upto`. It counts as held until it is
+        durable; a part or chunk until it is written."""
+        if upto is not None:
+            self._split(upto)
         batch = self._queue.popleft()
-        self.room.set()
+        if upto is None:
+            batch = self._joined(batch)
         if batch.kind != "snapshot" and batch.part is None:
             self._kept.append(batch)
         else:
@@ -145,12 +173,12 @@ class Inbox:
         """The sink took it; parts and chunks are not kept any longer."""
         self.progress = time.monotonic()
         if batch.kind == "snapshot" or batch.part is not None:
-            self._free(batch.nbytes)
+            self._free(_size(batch))
 
     def settled(self) -> None:
         """All that was written is durable."""
         self.progress = time.monotonic()
-        freed = sum(batch.nbytes for batch in self._kept)
+        freed = sum(map(_size, self._kept))
         self._kept.clear()
         self._gap = False
         self._free(freed)
@@ -171,6 +199,22 @@ class Inbox:
         """Batches that wait for a flush fill half of the share."""
         return 2 * self.held > self.share
 
+    def _joined(self, first: Batch) -> Batch:
+        room = self._most_joined - first.nbytes
+        later = []
+        for batch in self._queue:
+            room -= batch.nbytes
+            if room < 0:
+                break
+            later.append(batch)
+        if not later:
+            return first
+        batch, count = first.join(later)
+        for _ in range(count):
+            self._queue.popleft()
+        self._free(sum(map(_size, (first, *later[:count]))) - _size(batch))
+        return batch
+
     def _all(self) -> Iterator[Batch]:
         yield from self._kept
         yield from self._queue
@@ -178,3 +222,7 @@ class Inbox:
     def _free(self, nbytes: int) -> None:
         self.held = max(0, self.held - nbytes)
         self.room.set()
+
+
+def _size(batch: Batch) -> int:
+    return batch.nbytes + _OVERHEAD

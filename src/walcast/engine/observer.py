@@ -20,8 +20,9 @@ from walcast.engine.status import (
     StoppedTable,
     TableProgress,
 )
+from walcast.engine.tables import TableState
 from walcast.engine.worker import SinkWorker
-from walcast.model import Lsn, SlotState, Source
+from walcast.model import KnowsVisibility, Lsn, SlotState, Source
 
 if TYPE_CHECKING:
     from walcast.engine.coordinator import Coordinator
@@ -54,7 +55,7 @@ class Observer:
         while True:
             try:
                 await self.look()
-                await self._apply_budget()
+                await self.apply_budget()
             except Exception as error:  # whoever reads the stream meets it, too
                 log.debug("observe_failed", extra={"error": type(error).__name__})
             await asyncio.sleep(self._settings.observe_interval)
@@ -63,6 +64,9 @@ class Observer:
         """Asks the source for slot and position."""
         self._slot = await self._source.slot()
         self._position = await self._source.position()
+        recent = self._coordinator.recent
+        if len(recent) and isinstance(self._source, KnowsVisibility):
+            recent.unseen(await self._source.visibility())
         if self._slot is not None:
             self._metrics.set("walcast_slot_retained_bytes", to=self._slot.retained)
         self.measure()
@@ -77,6 +81,9 @@ class Observer:
             metrics.set("walcast_lag_seconds", name, to=_age(worker))
             metrics.set("walcast_queue_bytes", name, to=worker.inbox.held)
             metrics.set("walcast_up", name, to=float(worker.attached))
+            aside = worker.delivery.aside if worker.delivery is not None else None
+            if aside is not None:
+                metrics.set("walcast_dead_letters_oldest_seconds", name, to=aside.oldest)
             metrics.set("walcast_snapshot_tables_pending", name, to=len(worker.book.pending))
 
     def picture(self, name: str, phase: str) -> PipelineStatus:
@@ -123,6 +130,8 @@ class Observer:
             ),
             snapshot=self._progress(worker),
             error=_problem(worker.problem),
+            dead_letters=int(metrics.get("walcast_dead_letters", name)),
+            oldest_dead_letter=metrics.get("walcast_dead_letters_oldest_seconds", name),
         )
 
     def _progress(self, worker: SinkWorker) -> tuple[TableProgress, ...]:
@@ -131,11 +140,7 @@ class Observer:
             state = worker.book.states.get(item.table)
             copied = int(self._metrics.get("walcast_snapshot_rows", worker.name, str(item.table)))
             if state is not None or worker.state is SinkState.COPYING:
-                rows.append(
-                    TableProgress(
-                        str(item.table), copied, item.rows, state.state if state is not None else "waiting"
-                    )
-                )
+                rows.append(TableProgress(str(item.table), copied, item.rows, _state(state)))
         return tuple(rows)
 
     def _lag(self, worker: SinkWorker) -> int | None:
@@ -144,14 +149,15 @@ class Observer:
             return None
         return max(0, self._position - saved.through)
 
-    async def _apply_budget(self) -> None:
+    async def apply_budget(self) -> None:
+        """At the WAL budget: what `on_budget` says. Only a sink that does not follow is to blame; the others move on by
+        themselves."""
         budget, slot = self._settings.wal_budget, self._slot
         if budget is None or slot is None:
             return
         if slot.retained < budget * self._settings.wal_warning:
             self._warned = False
             return
-        # Only a sink that does not follow is to blame; the others move on by themselves.
         holding = [worker for worker in self._coordinator.workers if worker.holds and not _follows(worker)]
         if not self._warned:
             self._warned = True
@@ -159,9 +165,18 @@ class Observer:
             log.warning(
                 "wal_budget_near", extra={"retained": slot.retained, "budget": budget, "held_by": names}
             )
-        if slot.retained >= budget:
-            for worker in holding:
-                await self._coordinator.release(worker)
+        if slot.retained < budget or self._settings.on_budget == "hold":
+            return
+        for worker in holding:
+            await self._coordinator.release(worker)
+        if self._settings.on_budget == "drop" and not any(map(_follows, self._coordinator.workers)):
+            await self._coordinator.drop_slot()
+
+
+def _state(state: TableState | None) -> str:
+    if state is None:
+        return "waiting"
+    return state.state if state.progress is None else "building"
 
 
 def _follows(worker: SinkWorker) -> bool:

@@ -13,20 +13,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from walcast.engine import failpoints
+from walcast.engine.aside import Aside
 from walcast.engine.backoff import Backoff
 from walcast.engine.control import ControlServer
 from walcast.engine.coordinator import Coordinator
+from walcast.engine.delivery import Delivery
+from walcast.engine.fence import Action, Take
 from walcast.engine.ledger import Ledger
 from walcast.engine.metrics import Metrics
 from walcast.engine.observer import Observer
 from walcast.engine.ownership import owned
-from walcast.engine.policy import Action, classify
+from walcast.engine.policy import Action as Policy
+from walcast.engine.policy import classify
+from walcast.engine.retrying import Retried, retry
 from walcast.engine.service import register
 from walcast.engine.settings import PipelineSettings
 from walcast.engine.statefile import StateFile
@@ -35,18 +40,24 @@ from walcast.engine.tasks import end
 from walcast.engine.worker import Make, SinkWorker
 from walcast.model import (
     ConfigError,
+    DeadLetter,
     Lsn,
     OperatorError,
+    Revives,
     Sink,
     SinkContext,
     SinkFactory,
+    SinkUnavailable,
     SlotInUse,
     Source,
     TableId,
+    TableStopped,
+    WalcastError,
 )
 
 log = logging.getLogger("walcast.engine")
 
+T = TypeVar("T")
 _GRACE = 1.0
 
 
@@ -165,6 +176,121 @@ class Pipeline:
         async with delivery.calls:
             return await ask(*args, **kwargs)
 
+    async def hold(
+        self,
+        sink: str,
+        take: Take,
+        action: Action[T],
+        *,
+        flush: bool = True,
+        patience: float = 60.0,
+        waiting: Callable[[Sequence[int]], None] | None = None,
+    ) -> T:
+        """Holds a sink at one position of the stream while `action` runs there; what it returned.
+
+        `take` takes a snapshot of the source and its position, on a connection that goes on reading under that snapshot
+        (walcast.postgres.cut). It is called while the sink stands between two writes, again when a transaction that was
+        streamed is not visible in it (`waiting` is told which). Then the sink goes on to that position, is flushed when
+        `flush` says so, and `action` gets it there: `Held.sink` to read, `Held.write` to write rows that are not the
+        stream's, `Held.touched` the keys that must be left out because the copy and the snapshot may rightly differ in
+        them. The sink stands still while the action runs: keep it short. One at a time for each sink.
+
+        Raises FenceLost (retryable: the sink is not streaming or failed meanwhile, or nothing settled within `patience`
+        seconds), ConfigError when there is no such sink, and what `take` and `action` raise.
+        """
+        return await self._worker(sink).hold(
+            take,
+            action,
+            self._coordinator.recent,
+            self.source,
+            flush=flush,
+            patience=patience,
+            waiting=waiting,
+        )
+
+    # -- tables built chunk by chunk
+
+    def claim_new(self, claim: Callable[[str, list[TableId]], Iterable[TableId]]) -> None:
+        """Has new tables of streaming sinks offered to `claim`; those that it returns are its own to `build`, or to give
+        back (`unclaim`)."""
+        self._coordinator.claim = claim
+
+    def unclaim(self, sink: str, tables: Sequence[TableId]) -> None:
+        """These are copied by a snapshot after all."""
+        self._worker(sink).book.unclaim(tables)
+        self._coordinator.look()
+
+    def building(self, sink: str) -> dict[TableId, dict[str, Any]]:
+        """The tables whose rows come chunk by chunk, and what was noted of each."""
+        states = self._worker(sink).book.states
+        return {table: state.progress for table, state in states.items() if state.progress is not None}
+
+    async def build(
+        self, sink: str, table: TableId, progress: dict[str, Any], *, first: bool = False
+    ) -> None:
+        """Notes, with the data, that a table's rows come chunk by chunk and how far they are; its changes flow from the first
+        time on. `first`: dead letters of the table are settled by what is to come. Raises OperatorError for a table that
+        has stopped, RetryableError when the sink is not streaming."""
+        worker = self._worker(sink)
+        delivery = worker.delivery
+        if delivery is None or worker.state is not SinkState.STREAMING:
+            raise SinkUnavailable(f"sink {sink} is {worker.state.value}", hint="wait until it streams")
+        if table in worker.book.stopped:
+            raise OperatorError(f"{table} is stopped in sink {sink}", hint="it needs a snapshot")
+        async with delivery.calls:
+            await worker.book.build(table, progress)
+            worker.book.unclaim([table])
+            if first and delivery.aside is not None:
+                await delivery.aside.forget(table)
+        self.metrics.set("walcast_snapshot_rows", sink, str(table), to=progress.get("rows", 0))
+        if failpoints.active:
+            await failpoints.passed("build.noted")
+
+    async def built(self, sink: str, table: TableId, *, complete: bool = True) -> None:
+        """All rows are there. Not `complete`: they cannot come so; a table that was new is copied by a snapshot."""
+        worker = self._worker(sink)
+        delivery = worker.delivery
+        if delivery is None:
+            raise SinkUnavailable(f"sink {sink} is {worker.state.value}", hint="wait until it streams")
+        async with delivery.calls:
+            if complete or worker.book.states[table].state == "done":
+                await worker.book.built(table)
+            else:
+                await worker.book.reset([table])
+        self._coordinator.look()
+
+    def dead_letters(self, sink: str) -> list[DeadLetter]:
+        """The rows that were set aside, by number. Raises OperatorError when the sink is closed."""
+        return list(self._aside(sink)[1].letters.values())
+
+    async def retry_dead(self, sink: str, numbers: Sequence[int] | None = None) -> list[Retried]:
+        """Tries dead letters (None: all) again, with all others of their keys, between two of the sink's writes."""
+        delivery, aside = self._aside(sink)
+        source = self.source
+        if not isinstance(source, Revives):
+            raise OperatorError("this source cannot bring a change back", hint="resync the table")
+        async with delivery.calls:
+            try:
+                return await retry(aside, numbers, source.revive, delivery.try_again)
+            except WalcastError as error:
+                if not isinstance(error, OperatorError) or isinstance(error, TableStopped):
+                    self._worker(sink).drop()  # after an error the sink is of no more use: it is opened again
+                raise
+
+    async def drop_dead(self, sink: str, numbers: Sequence[int] | None = None) -> list[int]:
+        """Forgets dead letters (None: all) for good; their numbers."""
+        delivery, aside = self._aside(sink)
+        async with delivery.calls:
+            return await aside.drop(numbers)
+
+    def _aside(self, sink: str) -> tuple[Delivery, Aside]:
+        delivery = self._worker(sink).delivery
+        if delivery is None:
+            raise OperatorError(f"sink {sink} cannot be asked now", hint="see `walcast status`")
+        if delivery.aside is None:
+            raise OperatorError(f"sink {sink} sets no rows aside", hint="see: walcast sinks")
+        return delivery, delivery.aside
+
     # -- running
 
     async def _owning(self) -> None:
@@ -189,7 +315,7 @@ class Pipeline:
                 return
             except Exception as error:
                 verdict = classify(error)
-                wait = backoff.next() if verdict.action is Action.RETRY else None
+                wait = backoff.next() if verdict.action is Policy.RETRY else None
                 if wait is None and isinstance(error, SlotInUse) and settings.hot_spare:
                     wait = settings.backoff_most
                 if wait is None:
@@ -215,6 +341,12 @@ class Pipeline:
             stopped.cancel()
             await asyncio.wait([coordinating], timeout=_GRACE)  # it may be connecting
             await end(coordinating, observing)
+            if coordinating.done() and not coordinating.cancelled() and coordinating.exception() is not None:
+                with contextlib.suppress(
+                    Exception
+                ):  # a supervisor's restarts must not outlast the source's disk
+                    await self._observer.look()
+                    await self._observer.apply_budget()
             await self._drain()
             await end(confirming)
             with contextlib.suppress(Exception):  # what is not confirmed is sent again and dropped

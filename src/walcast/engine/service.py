@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def register(control: ControlServer, pipeline: Pipeline) -> None:
-    """Registers status, wait, reload, resync, stop, poke and query."""
+    """Registers status, wait, reload, resync, stop, poke, query, dead, dead_retry and dead_drop."""
 
     async def status(params: dict[str, Any]) -> Any:
         fresh = params.get("fresh", True)
@@ -44,7 +44,16 @@ def register(control: ControlServer, pipeline: Pipeline) -> None:
     async def query(params: dict[str, Any]) -> Any:
         return await pipeline.query(params["sink"], *params.get("args", []))
 
-    for handler in (status, wait, reload, resync, stop, poke, query):
+    async def dead(params: dict[str, Any]) -> Any:
+        return [letter.as_json() for letter in pipeline.dead_letters(params["sink"])]
+
+    async def dead_retry(params: dict[str, Any]) -> Any:
+        return await pipeline.retry_dead(params["sink"], params.get("numbers"))
+
+    async def dead_drop(params: dict[str, Any]) -> Any:
+        return await pipeline.drop_dead(params["sink"], params.get("numbers"))
+
+    for handler in (status, wait, reload, resync, stop, poke, query, dead, dead_retry, dead_drop):
         control.register(handler.__name__, handler)
 
 

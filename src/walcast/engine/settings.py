@@ -36,8 +36,13 @@ class PipelineSettings:
         default=None,
         metadata={
             "unit": "bytes",
-            "help": "retained WAL beyond which a sink that holds the slot back is let go all the same",
+            "help": "retained WAL beyond which on_budget decides",
         },
+    )
+    on_budget: Literal["hold", "release", "drop"] = _says(
+        "release",
+        "at wal_budget: only warn; let the sinks go that hold the slot back, and copy them anew later; or, when that leaves "
+        "nobody, drop the slot as well, so that the source is rid of its WAL at once",
     )
     wal_warning: float = _says(0.8, "part of wal_budget from which a warning is logged")
     snapshot: Literal["initial", "never"] = _says(

@@ -70,6 +70,9 @@ class SinkStatus:
     stopped_tables: tuple[StoppedTable, ...]
     snapshot: tuple[TableProgress, ...]
     error: Problem | None
+    dead_letters: int = 0
+    oldest_dead_letter: float = 0.0
+    """Its age, seconds."""
 
 
 @dataclass(frozen=True, slots=True)

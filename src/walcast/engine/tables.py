@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from walcast.model import Journal, Lsn, TableId, TableStopped
@@ -20,21 +20,24 @@ NEVER = Lsn((1 << 63) - 1)
 _PREFIX = "table "
 _START = Lsn(0)
 
-State = Literal["copying", "done", "stopped"]
+State = Literal["copying", "building", "done", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """`start`: changes that committed before it are in the copy already."""
+    """`start`: changes that committed before it are in the copy already. `building`: the copy's rows come chunk by chunk
+    beside the stream; `progress` says how far, also where a table that is done is taken over again."""
 
     state: State
     start: Lsn = _START
     position: str | None = None
     reason: str = ""
     hint: str | None = None
+    progress: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "progress": self.progress,
             "state": self.state,
             "start": str(self.start),
             "position": self.position,
@@ -50,6 +53,7 @@ class TableState:
             value.get("position"),
             value["reason"],
             value.get("hint"),
+            value.get("progress"),
         )
 
 
@@ -74,6 +78,10 @@ class TableBook:
         self.blocked: set[TableId] = set()
         self.copy_starts: dict[TableId, Lsn] = {}
         """Start LSNs of the tables that a running snapshot brings."""
+        self.building: set[TableId] = set()
+        """Tables whose rows come chunk by chunk: rows that the stream changes may not be there yet."""
+        self.claimed: set[TableId] = set()
+        """Tables to be copied that somebody else than the coordinator looks after (see `Coordinator.claim`)."""
 
     def load(self, journal: Journal, content: Mapping[str, Any]) -> None:
         """Takes the states from a journal's content; later changes are saved there."""
@@ -103,7 +111,8 @@ class TableBook:
         return {
             table
             for table in self.selected
-            if table not in self.states or self.states[table].state == "copying"
+            if table not in self.claimed
+            and (table not in self.states or self.states[table].state == "copying")
         }
 
     @property
@@ -116,6 +125,26 @@ class TableBook:
     async def done(self, table: TableId, start: Lsn) -> None:
         await self._save(table, TableState("done", start))
 
+    def claim(self, tables: Iterable[TableId]) -> None:
+        self.claimed.update(tables)
+        self._index()
+
+    def unclaim(self, tables: Iterable[TableId]) -> None:
+        self.claimed.difference_update(tables)
+        self._index()
+
+    async def build(self, table: TableId, progress: dict[str, Any]) -> None:
+        """Its rows come chunk by chunk from now on, or have come so far; its changes are taken as they come."""
+        known = self.states.get(table)
+        if known is not None and known.state == "done":
+            await self._save(table, replace(known, progress=progress))
+        else:
+            await self._save(table, TableState("building", _START, progress=progress))
+
+    async def built(self, table: TableId) -> None:
+        """All rows are there."""
+        await self.done(table, self.states[table].start)
+
     async def stop(self, error: TableStopped) -> None:
         """Recorded durably, with where and why."""
         position = None if error.position is None else str(error.position)
@@ -125,6 +154,14 @@ class TableBook:
         """Forgets these tables (all: None), so that they are copied anew."""
         for table in list(self.states) if tables is None else list(tables):
             await self._save(table, None)
+
+    async def moved(self, anew: Iterable[TableId]) -> None:
+        """The source is another server: start LSNs of the old one mean nothing there, and all that they stood for is in
+        the copies. `anew` are tables to be copied again."""
+        for table, state in list(self.states.items()):
+            if state.state == "done" and state.start != _START:
+                await self._save(table, TableState("done"))
+        await self.reset(anew)
 
     async def _save(self, table: TableId, state: TableState | None) -> None:
         assert self._journal is not None
@@ -140,10 +177,12 @@ class TableBook:
         """Brings `starts` and `blocked` in line, in place: others hold them."""
         self.starts.clear()
         for table, state in self.states.items():
-            if state.state != "done":
+            if state.state not in ("done", "building"):
                 self.starts[table] = NEVER
             else:
                 self.starts[table] = state.start
-        for table in self.pending:
+        for table in self.pending | (self.claimed - set(self.states)):
             self.starts[table] = NEVER
+        self.building.clear()
+        self.building.update(table for table, state in self.states.items() if state.progress is not None)
         self.blocked = {table for table, start in self.starts.items() if start == NEVER}

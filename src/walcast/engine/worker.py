@@ -7,28 +7,52 @@ import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from walcast.engine import failpoints
+from walcast.engine.aside import Aside
 from walcast.engine.backoff import Backoff
+from walcast.engine.deadfile import FileDeadLetters, dead_file
 from walcast.engine.delivery import Again, Delivery
+from walcast.engine.fence import Action, Fence, FenceLost, Take, outcome
 from walcast.engine.history import CHECKPOINT, HISTORY, Admission, History, Record, checkpoint_of
 from walcast.engine.inbox import Inbox
 from walcast.engine.journal import FileJournal
 from walcast.engine.ledger import Ledger
 from walcast.engine.metrics import Metrics
-from walcast.engine.policy import Action, Verdict, classify
+from walcast.engine.policy import Action as Policy
+from walcast.engine.policy import Verdict, classify
+from walcast.engine.recent import Recent
 from walcast.engine.settings import PipelineSettings
+from walcast.engine.sieve import Suspects
 from walcast.engine.status import SinkState
 from walcast.engine.tables import TableBook
 from walcast.engine.tasks import end
-from walcast.model import Batch, Checkpoint, Fenced, KeepsJournal, Sink, TableStopped
+from walcast.engine.upgrade import load_journal
+from walcast.model import (
+    Batch,
+    Checkpoint,
+    Fenced,
+    KeepsDeadLetters,
+    KeepsJournal,
+    Movable,
+    SetsAside,
+    Sink,
+    Source,
+    TableStopped,
+)
 
 log = logging.getLogger("walcast.engine")
+T = TypeVar("T")
 Make = Callable[[], AbstractAsyncContextManager[Sink]]
+_AGAIN = 0.02
+_TAKING = 10.0
+"""Seconds that the source may take to give a snapshot and its position, for which the sink stands still."""
+_SETTLING = 1.0
+"""Seconds from the start of the stream: what was committed before, and waits for nothing, is visible by then."""
 
 
 class SinkWorker:
@@ -63,6 +87,8 @@ class SinkWorker:
         """Its first attempt to open has ended, one way or the other."""
         self._make = make
         self._file = FileJournal(state_dir / "sinks" / f"{name}.json")
+        self._dead_file = FileDeadLetters(dead_file(state_dir, name))
+        self._suspects: Suspects = {}
         self._settings = settings
         self._ledger = ledger
         self._metrics = metrics
@@ -74,6 +100,8 @@ class SinkWorker:
         self._told_at = 0.0
         self._restarting = False
         self._stopping = asyncio.Event()
+        self._fence: Fence | None = None
+        self._fencing = asyncio.Lock()
 
     @property
     def admitted(self) -> bool:
@@ -156,7 +184,7 @@ class SinkWorker:
         limit = self._settings.stall_limit
         self.drop()
         self.problem = Verdict(
-            Action.RETRY, "Stalled", f"sink {self.name} made no progress for {limit:g} s", "see to the target"
+            Policy.RETRY, "Stalled", f"sink {self.name} made no progress for {limit:g} s", "see to the target"
         )
         log.warning("sink_detached", extra=_fields(self.name, self.problem))
 
@@ -165,7 +193,7 @@ class SinkWorker:
         self.drop()
         self.state = SinkState.RELEASED
         self.problem = self.problem or Verdict(
-            Action.RETRY,
+            Policy.RETRY,
             "Released",
             f"sink {self.name} held the slot back",
             "it is copied anew when it is back",
@@ -192,6 +220,63 @@ class SinkWorker:
         self._restarting = self.finished = False
         self.problem = self.error = None
         self._backoff.reset()
+
+    async def hold(
+        self,
+        take: Take,
+        action: Action[T],
+        recent: Recent,
+        source: Source,
+        *,
+        flush: bool,
+        patience: float,
+        waiting: Callable[[Sequence[int]], None] | None,
+    ) -> T:
+        """See `Pipeline.hold`."""
+        async with self._fencing:
+            await asyncio.sleep(max(0.0, _SETTLING - recent.age))
+            deadline = time.monotonic() + patience
+            while (fence := await self._armed(take, action, recent, flush, waiting)) is None:
+                if time.monotonic() > deadline:
+                    raise FenceLost(
+                        f"transactions were streamed that the source does not show for {patience:g} s",
+                        hint="they wait for a synchronous standby: see to it, then try again",
+                    )
+                await asyncio.sleep(_AGAIN)
+            try:
+                self.inbox.wake.set()
+                left = max(0.0, deadline - time.monotonic())
+                return cast(T, await outcome(fence, source, max(left, _TAKING)))
+            finally:
+                self._fence = None
+
+    async def _armed(
+        self,
+        take: Take,
+        action: Action[Any],
+        recent: Recent,
+        flush: bool,
+        waiting: Callable[[Sequence[int]], None] | None,
+    ) -> Fence | None:
+        """The fence, taken while the sink stands between two writes; None: a transaction that it may have is not visible."""
+        delivery = self.delivery
+        if delivery is None or self.state is not SinkState.STREAMING or not recent.known:
+            raise FenceLost(f"sink {self.name} is {self.state.value}", hint="wait until it streams")
+        async with delivery.calls:
+            try:
+                async with asyncio.timeout(_TAKING):
+                    cut = await take()
+            except TimeoutError:
+                raise FenceLost("the source gives no snapshot", hint="see to the source") from None
+            if self.delivery is not delivery:
+                raise FenceLost(f"sink {self.name} was opened again meanwhile", hint="it is tried again")
+            unseen = recent.unseen(cut.visibility)
+            if not unseen:
+                self._fence = Fence(cut, action, flush=flush)
+                return self._fence
+        if waiting is not None:
+            waiting(unseen)
+        return None
 
     async def run(self) -> None:
         """Until stopped, or until an error that does not pass; then `problem` says which."""
@@ -221,7 +306,7 @@ class SinkWorker:
 
     async def _retry(self, error: Exception) -> bool:
         verdict = classify(error)
-        wait = self._backoff.next() if verdict.action is Action.RETRY else None
+        wait = self._backoff.next() if verdict.action is Policy.RETRY else None
         _let_go(error)
         self.problem, self.error = verdict, error
         if wait is None:
@@ -262,8 +347,9 @@ class SinkWorker:
                 self._metrics,
                 self._settings,
                 self._changed,
+                await self._aside(sink),
             )
-            content = await journal.load()
+            content = await load_journal(journal, f"the journal of sink {self.name}")
             kept = (
                 await sink.checkpoint() if sink.keeps_checkpoint else checkpoint_of(content.get(CHECKPOINT))
             )
@@ -279,9 +365,20 @@ class SinkWorker:
                     saver = asyncio.create_task(delivery.keep_saving(), name=f"walcast save {self.name}")
                 await self._serve(delivery)
             finally:
+                if self._fence is not None:
+                    self._fence.fail(f"sink {self.name} was closed while it was awaited")
+                    self._fence = None
                 self.delivery = self._admission = None
                 self._admitted = False
                 await end(saver)
+
+    async def _aside(self, sink: Sink) -> Aside | None:
+        if not isinstance(sink, SetsAside):
+            return None
+        store = sink.dead_letters() if isinstance(sink, KeepsDeadLetters) else self._dead_file
+        aside = Aside(self.name, sink, sink.policies, store, self._suspects, self._metrics)
+        await aside.load()
+        return aside
 
     async def _enter(
         self, delivery: Delivery, checkpoint: Checkpoint | None, content: dict[str, Any]
@@ -297,6 +394,9 @@ class SinkWorker:
         self._admission = asyncio.get_running_loop().create_future()
         self._changed()
         admission = await self._admission
+        if admission.moved:
+            sink = delivery.sink
+            await self.book.moved(await sink.moved() if isinstance(sink, Movable) else ())
         if admission.fresh or admission.anew:
             await self.book.reset(None if admission.fresh else admission.anew)
         await delivery.journal.save(HISTORY, admission.history.as_json())
@@ -333,9 +433,16 @@ class SinkWorker:
             if self._stopping.is_set():
                 break
             async with delivery.calls:
-                if batch is None:
+                fence = self._fence
+                if isinstance(batch, Fence):
+                    if batch is fence:
+                        self._fence = None
+                        await batch.run(delivery, self.inbox.received)
+                elif batch is None:
                     await delivery.flush()
                 else:
+                    if fence is not None:
+                        fence.note(batch)
                     await delivery.put(batch)
                     batch = None  # its memory counts against the reader until it is let go
                     self._went_well()
@@ -347,16 +454,21 @@ class SinkWorker:
             if not delivery.sink.keeps_checkpoint:
                 await delivery.save()
 
-    async def _next(self, delivery: Delivery) -> Batch | None:
-        """The next batch; None when it is time to flush, or to stop."""
+    async def _next(self, delivery: Delivery) -> Batch | Fence | None:
+        """The next batch; the fence when the sink is there; None when it is time to flush, or to stop."""
         inbox = self.inbox
         while not self._stopping.is_set():
             if self._restarting:
                 raise Again
             if delivery.save_error is not None:
                 raise delivery.save_error
+            fence = self._fence
+            if fence is not None and not delivery.in_parts and inbox.reached(fence.cut.lsn):
+                return fence
             if len(inbox):
-                return None if delivery.flush_due else inbox.take()
+                if delivery.flush_due:
+                    return None
+                return inbox.take(upto=None if fence is None else fence.cut.lsn)
             inbox.wake.clear()
             try:
                 async with asyncio.timeout(self._settings.flush_idle if delivery.may_flush else None):

@@ -1,0 +1,90 @@
+"""One target's share of a batch: the roots that it affects, read as they are in a view that sees the batch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from itertools import islice
+
+from walcast.mapping import Target, Work, assemble, climb
+from walcast.mapping.values import key_of, key_of_member
+from walcast.model.derived import Delete, DerivedStore, Key, Put, Row, SourceReader, SourceView
+
+SLICE = 1000
+"""Roots that are read and written at a time."""
+
+
+class View:
+    """A view of the source that is taken when something is to be read, and not before; an async context manager."""
+
+    def __init__(self, reader: SourceReader, xids: Collection[int]) -> None:
+        self._reader = reader
+        self._xids = xids
+        self._stack = AsyncExitStack()
+        self._view: SourceView | None = None
+
+    async def __aenter__(self) -> View:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def get(self) -> SourceView:
+        """The same one each time. Waits until the source shows all that the batch brought."""
+        if self._view is None:
+            self._view = await self._stack.enter_async_context(self._reader.view(self._xids))
+        return self._view
+
+
+async def changed(
+    view: View, target: Target, work: Work, store: DerivedStore
+) -> AsyncIterator[tuple[Sequence[Put], Sequence[Delete]]]:
+    """What becomes of the affected roots, a slice at a time. What was not put is deleted with the last one: an id may move
+    from one row to another."""
+    names = list(target.collections)
+    ids = set(work.gone)
+    roots = set(work.roots)
+    if work.links:
+        roots |= await climb(await view.get(), target, work.links)
+    if work.held:
+        for made in target.collections.values():
+            for id_, root in await store.holders(made, sorted(work.held)):
+                ids.add(id_)
+                roots.add(key_of_member(root, len(target.root.key)))
+    kept: set[Delete] = set()
+    for keys in sliced(roots):
+        rows = await _rows(view, target, work, keys)
+        ids |= {target.id_from(row) for row in rows}
+        if target.named_by_key:
+            ids |= {target.id_of_key(key) for key in keys}
+        puts = await assemble(None if target.flat else await view.get(), target, rows)
+        kept |= {Delete(put.collection, put.id) for put in puts}
+        yield puts, ()
+    gone = {Delete(name, id_) for name in names for id_ in ids}
+    if gone - kept:
+        yield (), sorted(gone - kept)
+
+
+async def page(view: View, target: Target, after: Key | None) -> tuple[Sequence[Put], Key | None]:
+    """The next roots of the whole table, and where they end; None after the last."""
+    root, there = target.root, await view.get()
+    rows = await there.page(root.table, root.columns, root.key, after, SLICE)
+    puts = await assemble(there, target, rows)
+    return puts, None if len(rows) < SLICE else key_of(rows[-1][column] for column in root.key)
+
+
+async def _rows(view: View, target: Target, work: Work, keys: Collection[Key]) -> list[Row]:
+    """The root rows with these keys: those that the batch carries whole, the others as they are at the source."""
+    rows = [row for key in keys if (row := work.known.get(key)) is not None]
+    unknown = [key for key in keys if key not in work.known]
+    if unknown:
+        root = target.root
+        rows += await (await view.get()).rows(root.table, root.columns, root.key, unknown)
+    return rows
+
+
+def sliced(keys: Iterable[Key]) -> Iterator[list[Key]]:
+    """In a fixed order, `SLICE` at a time."""
+    ordered = iter(sorted(keys))
+    while found := list(islice(ordered, SLICE)):
+        yield found

@@ -1,0 +1,251 @@
+"""Source -> mapping -> sink: makes of a batch what a store of documents, vertices or edges holds.
+
+    write(batch):  affected roots (mapping) -> a view of the source that sees the batch -> the roots as they are there -> store
+
+Why this converges, and why a version cannot go backwards, is argued in docs/decisions/0008-derived-copies.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Self
+
+from walcast.engine.derive import View, changed, page
+from walcast.engine.tasks import end
+from walcast.mapping import DataMapping, Plan, Target, affected, compile_mapping, tables_of
+from walcast.model import Batch, Checkpoint, Durability, Journal, KeepsJournal, Relation, TableStopped
+from walcast.model.derived import Delete, Derived, DerivedStore, Key, Put, SourceReader, version_of
+
+log = logging.getLogger("walcast.engine")
+
+
+class MappedSink:
+    """Implements `walcast.model.Sink` over a store. The mapping is compiled when it is opened, with the tables as they are.
+
+    A collection whose mapping changed is filled anew beside the stream while the old one serves, then takes its place.
+    """
+
+    def __init__(
+        self, store: DerivedStore, mapping: DataMapping, reader: SourceReader, targets: Sequence[str] = ()
+    ) -> None:
+        self._targets = targets
+        self.store = store
+        self._mapping = mapping
+        self._reader = reader
+        self._plan: Plan | None = None
+        self._calls = asyncio.Lock()
+        self._stack = AsyncExitStack()
+        self._filler: asyncio.Task[None] | None = None
+        self._copied: set[str] = set()
+        """Collections copied by the snapshot at hand: its copies of their other tables bring nothing new."""
+        self._version = 0
+        self._in_parts = False
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.store)
+            await stack.enter_async_context(self._reader)
+            relations = await self._reader.relations(tables_of(self._mapping))
+            self._plan = compile_mapping(self._mapping, relations, self.store.kinds, self._targets)
+            held = await self.store.checkpoint()
+            self._version = 0 if held is None else _version_at(held)
+            await self._match()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        filler, self._filler = self._filler, None
+        await end(filler)
+        await self._stack.aclose()
+
+    @property
+    def keeps_checkpoint(self) -> bool:
+        return self.store.keeps_checkpoint
+
+    @property
+    def plan(self) -> Plan:
+        assert self._plan is not None, "the sink is not open"
+        return self._plan
+
+    async def checkpoint(self) -> Checkpoint | None:
+        return await self.store.checkpoint()
+
+    async def prepare(self, relation: Relation) -> None:
+        """Raises TableStopped when the mapping reads a column that the table does not have any more."""
+        for target, node in self.plan.places.get(relation.table, ()):
+            missing = [column for column in node.columns if column not in relation.names]
+            if not missing:
+                continue  # what is missing may only not be published
+            now = (await self._reader.relations([relation.table])).get(relation.table)
+            for column in missing:
+                if now is None or column not in now.names:
+                    raise TableStopped(
+                        relation.table,
+                        f"the mapping of {target.name} reads {relation.table}.{column}, which is not there any more",
+                        hint="change the mapping and start again",
+                    )
+
+    async def write(self, batch: Batch) -> Durability:
+        if batch.kind == "snapshot" and self._filler is not None:
+            await asyncio.wait([self._filler])  # both would make the same collection
+        self._check_filler()
+        async with self._calls:
+            if batch.kind == "snapshot":
+                return await self._snapshot(batch)
+            return await self._changes(batch)
+
+    async def flush(self) -> None:
+        self._check_filler()
+        async with self._calls:
+            await self.store.flush()
+
+    async def filled(self) -> None:
+        """Returns when no collection is being filled any more. Raises what broke the filling."""
+        if self._filler is not None:
+            await asyncio.wait([self._filler])
+        self._check_filler()
+
+    async def _changes(self, batch: Batch) -> Durability:
+        self._copied.clear()
+        done = batch.part is None or batch.part.last
+        self._in_parts = not done
+        if batch.last_commit is not None:
+            self._version = version_of(*batch.last_commit)
+        elif batch.checkpoint is not None:
+            self._version = _version_at(batch.checkpoint)
+        async with View(self._reader, batch.xids) as view:
+            for target, work in affected(self.plan, batch):
+                if work.everything:
+                    await self._anew(target, view, done=False)
+                    continue
+                if work.emptied:
+                    await self.store.write(Derived(self._version, empty=list(target.collections), done=False))
+                async for puts, deletes in changed(view, target, work, self.store):
+                    await self.store.write(self._derived(puts, deletes, done=False))
+        return await self.store.write(self._derived(checkpoint=batch.checkpoint, done=done))
+
+    async def _snapshot(self, batch: Batch) -> Durability:
+        """A chunk of a root's table is written. After the last chunk of a table below, what was made of it before is made
+        anew, unless the same snapshot brought the root's table."""
+        (relation,) = batch.relations
+        first = batch.part is None or batch.part.number == 0
+        last = batch.part is None or batch.part.last
+        if first:
+            await self._reader.settle()
+        built = await self.store.built() if last else {}
+        for target, node in self.plan.places.get(relation.table, ()):
+            names = target.collections.keys()
+            async with View(self._reader, ()) as view:
+                if node is target.root:
+                    await self._chunk(target, batch, view, first, last)
+                elif last and not self._copied & names and names <= built.keys():
+                    await self._anew(target, view)
+        return Durability.ACCEPTED
+
+    async def _chunk(self, target: Target, batch: Batch, view: View, first: bool, last: bool) -> None:
+        if first:
+            self._copied |= target.collections.keys()
+            await self._start(target)
+        for found, work in affected(self.plan, batch):
+            if found is target:
+                work.links.clear()
+                async for puts, _ in changed(view, target, work, self.store):
+                    await self.store.write(self._derived(puts))
+        if last:
+            await self._finish(target)
+
+    async def _match(self) -> None:
+        """Makes the collections that are missing; what is there but of another mapping is filled beside the stream."""
+        built = await self.store.built()
+        wanted = self.plan.collections
+        for name in built.keys() - wanted.keys():
+            await self.store.drop(name)
+        stale = [
+            target
+            for target in self.plan.targets
+            if any(built.get(name) != made.fingerprint for name, made in target.collections.items())
+        ]
+        if built and stale:
+            self._filler = asyncio.create_task(self._fill(stale), name="walcast fill")
+            return
+        for target in stale:
+            await self._start(target)
+            await self._finish(target)
+
+    async def _fill(self, targets: Sequence[Target]) -> None:
+        """Page by page between the stream's batches, which go to the new collections as well."""
+        async with self._calls:
+            await self._reader.settle()
+            for target in targets:
+                await self._start(target)
+        for target in targets:
+            after: Key | None = None
+            while True:
+                async with self._calls, View(self._reader, ()) as view:
+                    puts, after = await page(view, target, after)
+                    await self.store.write(self._derived(puts, done=not self._in_parts))
+                    if after is None:
+                        await self._finish(target)
+                        break
+            log.info("collection_filled", extra={"target": target.name})
+
+    async def _anew(self, target: Target, view: View, *, done: bool = True) -> None:
+        """All of it: it cannot be told what changed."""
+        await self._start(target)
+        after: Key | None = None
+        while True:
+            puts, after = await page(view, target, after)
+            await self.store.write(self._derived(puts, done=done))
+            if after is None:
+                break
+        await self._finish(target)
+
+    async def _start(self, target: Target) -> None:
+        for made in target.collections.values():
+            await self.store.begin(made)
+
+    async def _finish(self, target: Target) -> None:
+        for made in target.collections.values():
+            await self.store.finish(made)
+
+    def _derived(
+        self,
+        puts: Sequence[Put] = (),
+        deletes: Sequence[Delete] = (),
+        *,
+        checkpoint: Checkpoint | None = None,
+        done: bool = True,
+    ) -> Derived:
+        return Derived(self._version, puts, deletes, (), checkpoint, done)
+
+    def _check_filler(self) -> None:
+        """What broke the filling breaks the sink: it is opened again, and begins to fill again."""
+        filler = self._filler
+        if filler is not None and filler.done() and not filler.cancelled():
+            self._filler = None
+            error = filler.exception()
+            if error is not None:
+                raise error
+
+
+class JournalledMappedSink(MappedSink):
+    """Over a store that keeps the pipeline's journal as well."""
+
+    def journal(self) -> Journal:
+        assert isinstance(self.store, KeepsJournal)
+        return self.store.journal()
+
+
+def mapped_sink(
+    store: DerivedStore, mapping: DataMapping, reader: SourceReader, targets: Sequence[str] = ()
+) -> MappedSink:
+    """The sink that fits the store. `targets`: which of the mapping's, by default all that it can hold."""
+    kind = JournalledMappedSink if isinstance(store, KeepsJournal) else MappedSink
+    return kind(store, mapping, reader, targets)
+
+
+def _version_at(checkpoint: Checkpoint) -> int:
+    return version_of(checkpoint.epoch, checkpoint.position.commit_lsn)
