@@ -1,0 +1,1 @@
+"""Walcast inside other people's frameworks; each file loads its own framework and no other."""

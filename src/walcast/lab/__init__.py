@@ -1,0 +1,1 @@
+"""The terminal application over a cluster: `walcast lab`."""
