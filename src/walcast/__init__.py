@@ -15,8 +15,12 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from walcast.app.library import Pipeline, arrow, changes, iter_arrow, iter_changes
-    from walcast.app.token import Token
+    from walcast.app.library import Pipeline, arrow, changes, iter_arrow, iter_changes, wait
+    from walcast.cluster.commit import Outcome, commit, commit_sync, resolve
+    from walcast.cluster.routing.aio import AsyncRouter
+    from walcast.cluster.routing.base import Lease, RouterSettings
+    from walcast.cluster.routing.router import Router
+    from walcast.cluster.routing.session import Session
     from walcast.engine.settings import PipelineSettings
     from walcast.engine.status import PipelineStatus, SinkState, SinkStatus
     from walcast.model import (
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
         Fenced,
         Lsn,
         Message,
+        NodeUnavailable,
         OperatorError,
         Position,
         Relation,
@@ -39,16 +44,22 @@ if TYPE_CHECKING:
         SlotInUse,
         SlotLost,
         SourceUnavailable,
+        SplitBrain,
         SpoolFull,
         TableId,
         TableStopped,
+        TimelineHistory,
+        Token,
+        TokenInvalid,
         TypeChoices,
         ValueRangeError,
         WalcastError,
+        WriteLost,
     )
     from walcast.model.secret import Secret
     from walcast.postgres.config import SourceConfig
     from walcast.postgres.source import PostgresSource
+    from walcast.postgres.standing import take_token, take_token_async
     from walcast.sinks.duckdb import DuckDBSink, DuckDBSinkConfig
     from walcast.sinks.handlers import Handlers, HandlerSink, HandlerSinkConfig
     from walcast.sinks.jsonl import JsonLinesSink, JsonLinesSinkConfig
@@ -58,6 +69,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "UNCHANGED",
+    "AsyncRouter",
     "Batch",
     "Change",
     "Checkpoint",
@@ -72,9 +84,12 @@ __all__ = [
     "Handlers",
     "JsonLinesSink",
     "JsonLinesSinkConfig",
+    "Lease",
     "Lsn",
     "Message",
+    "NodeUnavailable",
     "OperatorError",
+    "Outcome",
     "Pipeline",
     "PipelineSettings",
     "PipelineStatus",
@@ -84,7 +99,10 @@ __all__ = [
     "PostgresSource",
     "Relation",
     "RetryableError",
+    "Router",
+    "RouterSettings",
     "Secret",
+    "Session",
     "SinkContext",
     "SinkState",
     "SinkStatus",
@@ -93,28 +111,45 @@ __all__ = [
     "SlotLost",
     "SourceConfig",
     "SourceUnavailable",
+    "SplitBrain",
     "SpoolFull",
     "TableId",
     "TableStopped",
+    "TimelineHistory",
     "Token",
+    "TokenInvalid",
     "TypeChoices",
     "ValueRangeError",
     "WalcastError",
+    "WriteLost",
     "__version__",
     "arrow",
     "changes",
+    "commit",
+    "commit_sync",
     "iter_arrow",
     "iter_changes",
+    "resolve",
+    "take_token",
+    "take_token_async",
+    "wait",
 ]
 
 _ELSEWHERE: Final = {
-    **dict.fromkeys(("Pipeline", "arrow", "changes", "iter_arrow", "iter_changes"), "walcast.app.library"),
-    "Token": "walcast.app.token",
+    **dict.fromkeys(
+        ("Pipeline", "arrow", "changes", "iter_arrow", "iter_changes", "wait"), "walcast.app.library"
+    ),
+    **dict.fromkeys(("Outcome", "commit", "commit_sync", "resolve"), "walcast.cluster.commit"),
+    "AsyncRouter": "walcast.cluster.routing.aio",
+    **dict.fromkeys(("Lease", "RouterSettings"), "walcast.cluster.routing.base"),
+    "Router": "walcast.cluster.routing.router",
+    "Session": "walcast.cluster.routing.session",
     "PipelineSettings": "walcast.engine.settings",
     **dict.fromkeys(("PipelineStatus", "SinkState", "SinkStatus"), "walcast.engine.status"),
     "Secret": "walcast.model.secret",
     "SourceConfig": "walcast.postgres.config",
     "PostgresSource": "walcast.postgres.source",
+    **dict.fromkeys(("take_token", "take_token_async"), "walcast.postgres.standing"),
     **dict.fromkeys(("DuckDBSink", "DuckDBSinkConfig"), "walcast.sinks.duckdb"),
     **dict.fromkeys(("HandlerSink", "HandlerSinkConfig", "Handlers"), "walcast.sinks.handlers"),
     **dict.fromkeys(("JsonLinesSink", "JsonLinesSinkConfig"), "walcast.sinks.jsonl"),

@@ -79,13 +79,14 @@ def unknown_key(place: Place, key: str, known: typing.Iterable[str]) -> ConfigEr
 
 def convert(value: Any, hint: Any, metadata: Mapping[str, Any], place: Place) -> Any:
     """One value to its type. Text is accepted for every scalar, since environment variables are text."""
-    value = _indirect(value, place)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin not in (dict, Mapping):
+        value = _indirect(value, place)
     if origin in (typing.Union, types.UnionType):
         if value is None or (value == "" and type(None) in arguments):
             return None
         kinds = [a for a in arguments if a is not type(None)]
-        return convert(value, kinds[0] if len(kinds) == 1 else typing.Any, metadata, place)
+        return convert(value, _kind_for(value, kinds), metadata, place)
     if origin is typing.Literal:
         if isinstance(value, bool) and {"on", "off"} <= set(arguments):
             value = "on" if value else "off"
@@ -111,6 +112,15 @@ def convert(value: Any, hint: Any, metadata: Mapping[str, Any], place: Place) ->
             raise _wrong(place, "a table", value)
         return bind(typing.cast(Any, hint), value, place)
     return _scalar(value, hint, metadata, place)
+
+
+def _kind_for(value: Any, kinds: list[Any]) -> Any:
+    """Which of several kinds a value is meant as: a table for a dataclass or a mapping, text for text."""
+    if len(kinds) == 1:
+        return kinds[0]
+    if isinstance(value, Mapping):
+        return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), typing.Any)
+    return str if isinstance(value, str) and str in kinds else typing.Any
 
 
 def _scalar(value: Any, hint: Any, metadata: Mapping[str, Any], place: Place) -> Any:

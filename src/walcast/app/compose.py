@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractAsyncContextManager
-from typing import cast
+from typing import Any, cast
 
 from walcast.app import registry
-from walcast.app.settings import Settings, SinkSettings
+from walcast.app.mapping import declared
+from walcast.app.settings import Settings
 from walcast.engine import Pipeline
-from walcast.model import ConfigError, OperatorError, Sink, SinkFactory, Source
+from walcast.engine.mapped import mapped_sink
+from walcast.mapping import DataMapping
+from walcast.model import ConfigError, Finding, OperatorError, Sink, SinkContext, SinkFactory, Source
+from walcast.model.derived import DerivedStore
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import Connection, application_name, connect
-from walcast.postgres.preflight import Finding
 from walcast.postgres.preflight import preflight as preflight_source
 from walcast.postgres.preflight.server import version_finding
+from walcast.postgres.rereader import PostgresReader
 from walcast.postgres.source import PostgresSource
 
 
@@ -46,12 +50,32 @@ def make_source(settings: Settings) -> PostgresSource:
 def sink_factories(settings: Settings) -> dict[str, SinkFactory]:
     """How the pipeline opens each sink, again after each failure."""
 
-    def factory(sink: SinkSettings) -> SinkFactory:
-        return lambda context: cast(
-            "AbstractAsyncContextManager[Sink]", registry.sink(sink.type).build(sink.config, context)
+    mapping = declared(settings.mapping)
+    source = source_config(settings)
+    return {
+        sink.name: sink_factory(registry.sink(sink.type), sink.config, mapping, source)
+        for sink in settings.sinks
+    }
+
+
+def sink_factory(
+    entry: registry.SinkEntry, config: Any, mapping: DataMapping, source: SourceConfig
+) -> SinkFactory:
+    """How one sink is opened: as it is, or as what the mapping fills. Raises ConfigError when it has nothing to hold."""
+    if not entry.derived:
+        return lambda context: cast("AbstractAsyncContextManager[Sink]", entry.build(config, context))
+    if not mapping:
+        raise ConfigError(
+            f"a sink of type {entry.target.partition(':')[0].rpartition('.')[2]} holds what a mapping makes, and there is no mapping",
+            hint="add [mapping.documents.NAME] with table = ...; see docs/how-to/map.md",
         )
 
-    return {sink.name: factory(sink) for sink in settings.sinks}
+    def made(context: SinkContext) -> AbstractAsyncContextManager[Sink]:
+        reader = PostgresReader(source.dsn, application_name(source.name, f"{context.sink}:read"))
+        store = cast("DerivedStore", entry.build(config, context))
+        return mapped_sink(store, mapping, reader, config.targets)
+
+    return made
 
 
 _NO_SINKS = ("there is no sink", "add a [sinks.NAME] table; kinds: walcast sinks")

@@ -12,10 +12,12 @@ from types import AsyncGeneratorType
 from typing import Any, NamedTuple, TypeVar, cast
 
 from walcast import engine
-from walcast.app import registry
-from walcast.app.compose import connect_source
+from walcast.app import operations, registry
+from walcast.app.compose import connect_source, sink_factory
 from walcast.app.reading import reading
+from walcast.app.settings import load
 from walcast.engine import PipelineSettings
+from walcast.mapping import DataMapping
 from walcast.model import (
     ArrowTable,
     Batch,
@@ -24,6 +26,7 @@ from walcast.model import (
     Relation,
     Sink,
     SinkFactory,
+    Token,
     TypeChoices,
 )
 from walcast.model.secret import Secret
@@ -43,7 +46,7 @@ class Pipeline(engine.Pipeline):
 
     `source` is a DSN, a SourceConfig or a PostgresSource. A sink is given as its config, as Handlers, or as a function
     from SinkContext to a sink of your own. One process at a time owns `state_dir`. Raises ConfigError at once for what is
-    no sink; `run` raises what ended it (see walcast.WalcastError).
+    no sink; `run` raises what ended it (see walcast.WalcastError). `mapping` says what sinks of documents and graphs hold.
     """
 
     def __init__(
@@ -54,13 +57,15 @@ class Pipeline(engine.Pipeline):
         settings: PipelineSettings | None = None,
         *,
         name: str = "walcast",
+        mapping: DataMapping | None = None,
     ) -> None:
         settings = settings or PipelineSettings()
         if not isinstance(source, PostgresSource):
             config = SourceConfig(Secret(source)) if isinstance(source, str) else source
             source = PostgresSource(replace(config, name=name, budget_bytes=settings.budget_bytes))
         self._config = source.config
-        factories = {sink: _factory(sink, given) for sink, given in sinks.items()}
+        chosen = mapping or DataMapping()
+        factories = {sink: _factory(sink, given, chosen, source.config) for sink, given in sinks.items()}
         super().__init__(source, factories, state_dir, settings, name=name)
 
     async def run(self) -> None:
@@ -138,6 +143,16 @@ def iter_arrow(
         yield from _tables(batch, choices)
 
 
+async def wait(
+    token: Token | str, config: str | Path = "walcast.toml", *, sink: str | None = None, timeout: float = 30.0
+) -> dict[str, bool]:
+    """Whether each copy of the pipeline that `config` describes (or one of them) has the token, after waiting for at most
+    `timeout` seconds: a search index or a DuckDB file answers to the same token as a replica.
+
+    Raises TokenInvalid, ConfigError, and NotRunning when no pipeline runs and the copies at rest do not have it."""
+    return await operations.wait(load(Path(config)), str(token), sink, timeout)
+
+
 def _tables(batch: Batch, choices: TypeChoices) -> Iterator[ArrowChanges]:
     for relation in batch.relations:
         if any(batch.counts(relation).values()):
@@ -199,14 +214,13 @@ async def _close(iterator: AsyncGeneratorType[Any, None]) -> None:
     await iterator.aclose()
 
 
-def _factory(name: str, given: object) -> SinkFactory | Sink:
+def _factory(name: str, given: object, mapping: DataMapping, source: SourceConfig) -> SinkFactory | Sink:
     if isinstance(given, Handlers):
         given = HandlerSinkConfig(given)
     for entry in registry.sinks().values():
-        if type(given).__module__.startswith(entry.target.partition(":")[0]):
-            config = given
-            if not isinstance(given, entry.load()):
-                return lambda context: cast("Any", entry.build(config, context))
+        ours = type(given).__module__.startswith(entry.target.partition(":")[0])
+        if ours and not isinstance(given, entry.load()):
+            return sink_factory(entry, given, mapping, source)
     if callable(given) or hasattr(given, "write"):
         return cast("SinkFactory", given)
     raise ConfigError(

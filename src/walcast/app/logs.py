@@ -42,7 +42,7 @@ class TextFormatter(logging.Formatter):
     @staticmethod
     def _value(value: Any) -> str:
         text = str(value)
-        plain = text and not any(c in text for c in ' "\n\t=')
+        plain = text.isprintable() and text and not any(c in text for c in ' "=')
         return text if plain else json.dumps(text, ensure_ascii=False)
 
 

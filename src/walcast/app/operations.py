@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
 
 import psycopg
@@ -18,12 +18,12 @@ from walcast.app import registry
 from walcast.app.compose import connect_source, make_source, sink_factories, source_config
 from walcast.app.reading import reading
 from walcast.app.settings import Settings
-from walcast.app.token import Token
 from walcast.engine import ControlError, NotRunning, adopt_slot, call, owned, owner, request_resync
-from walcast.engine.history import CHECKPOINT, checkpoint_of
+from walcast.engine.history import CHECKPOINT, HISTORY, checkpoint_of
 from walcast.engine.journal import FileJournal
 from walcast.engine.status import StoppedTable, plain
 from walcast.engine.tables import table_states
+from walcast.engine.upgrade import format_of
 from walcast.model import (
     ConfigError,
     KeepsJournal,
@@ -36,11 +36,14 @@ from walcast.model import (
     TableId,
     WalcastError,
 )
+from walcast.model.token import Token
 from walcast.postgres import ddl
 from walcast.postgres import publications as publication_room
 from walcast.postgres import slots as slot_room
+from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.faults import explain
+from walcast.postgres.own_schema import check_own_schema
 from walcast.postgres.wanted import ensure_wanted, read_wanted
 
 log = logging.getLogger("walcast.app")
@@ -56,18 +59,20 @@ class Resync:
     tables: tuple[TableId, ...] | None
     sinks: tuple[str, ...]
     at_once: bool
+    chunked: dict[str, tuple[TableId, ...]] = field(default_factory=dict)
+    """Of each sink the tables that come chunk by chunk, beside the stream."""
 
 
 async def status(settings: Settings) -> dict[str, Any]:
     """The status as JSON values, in the shape of `PipelineStatus.as_dict`; `running` says who answered."""
     try:
-        answer = await _ask(settings, "status")
+        answer = await ask(settings, "status")
     except NotRunning:
         return await _status_at_rest(settings)
     return {"running": True, **answer}
 
 
-async def _ask(
+async def ask(
     settings: Settings, method: str, params: dict[str, Any] | None = None, timeout: float | None = 10.0
 ) -> Any:
     """The running pipeline's answer. Raises NotRunning, ControlError, RetryableError when it does not answer."""
@@ -120,10 +125,11 @@ async def _sink_at_rest(
     state_dir = settings.pipeline.state_dir
     line = _line(name, "stopped")
     try:
-        async with _opened(settings, name, identity) as sink:
+        async with opened(settings, name, identity) as sink:
             file = FileJournal(state_dir / "sinks" / f"{name}.json")
             journal = sink.journal() if isinstance(sink, KeepsJournal) else file
             content = await journal.load()
+            format_of(content, f"the journal of sink {name}")
             kept = (
                 await sink.checkpoint() if sink.keeps_checkpoint else checkpoint_of(content.get(CHECKPOINT))
             )
@@ -134,6 +140,7 @@ async def _sink_at_rest(
         for table, state in sorted(table_states(content).items())
         if state.state == "stopped"
     ]
+    line["history"] = content.get(HISTORY)
     if kept is not None:
         line |= {"checkpoint": kept, "lag_bytes": max(0, position - kept.through)}
     return line
@@ -157,13 +164,13 @@ async def wait(settings: Settings, text: str, sink: str | None, timeout: float) 
     """Whether each sink has the token, after waiting for at most `timeout` seconds: also for the pipeline, which may just
     be starting. Raises NotRunning when it does not start, and the copies at rest do not have the token either."""
     wanted = Token.parse(text)
-    chosen = _sinks(settings, sink)
+    chosen = sinks_named(settings, sink)
     deadline = time.monotonic() + timeout
     if await _has_already(settings, wanted, chosen):
         return dict.fromkeys(chosen, True)
     while True:
         try:
-            identity = (await _ask(settings, "status", {"fresh": False}))["source"]["identity"]
+            identity = (await ask(settings, "status", {"fresh": False}))["source"]["identity"]
             break
         except NotRunning:
             if time.monotonic() >= deadline:
@@ -179,7 +186,7 @@ async def wait(settings: Settings, text: str, sink: str | None, timeout: float) 
 async def _has_already(settings: Settings, token: Token, sinks: Sequence[str]) -> bool:
     """Whether no pipeline runs, and these copies at rest have the token all the same."""
     try:
-        await _ask(settings, "status", {"fresh": False})
+        await ask(settings, "status", {"fresh": False})
     except NotRunning:
         if owner(settings.pipeline.state_dir) is not None:
             return False  # it is starting
@@ -193,7 +200,7 @@ async def _has_already(settings: Settings, token: Token, sinks: Sequence[str]) -
 async def _reached(settings: Settings, lsn: Lsn, sink: str, timeout: float) -> bool:
     params = {"lsn": str(lsn), "sink": sink, "timeout": timeout}
     try:
-        await _ask(settings, "wait", params, timeout=timeout + 5)
+        await ask(settings, "wait", params, timeout=timeout + 5)
     except ControlError as error:
         if error.code == "TimeoutError":
             return False
@@ -210,7 +217,8 @@ def _through(line: dict[str, Any]) -> Lsn:
     return Lsn.parse(line["checkpoint"]["through"]) if line["checkpoint"] else Lsn(0)
 
 
-def _sinks(settings: Settings, sink: str | None) -> list[str]:
+def sinks_named(settings: Settings, sink: str | None) -> list[str]:
+    """The sinks' names: all, or this one. Raises ConfigError when there is none of that name."""
     names = [item.name for item in settings.sinks]
     if sink is None:
         return names
@@ -225,23 +233,35 @@ def _sinks(settings: Settings, sink: str | None) -> list[str]:
 
 async def reload(settings: Settings) -> list[str]:
     """What the running pipeline made of its configuration. Raises NotRunning, or what it found wrong."""
-    changes: list[str] = await _ask(settings, "reload", timeout=60)
+    changes: list[str] = await ask(settings, "reload", timeout=60)
     return changes
 
 
-async def resync(settings: Settings, tables: tuple[str, ...], sink: str | None) -> Resync:
-    """Has tables (none named: all) copied anew: at once by the running pipeline, else at its next start."""
-    names = _sinks(settings, sink)
+async def resync(
+    settings: Settings,
+    tables: tuple[str, ...],
+    sink: str | None,
+    where: str | None = None,
+    rate: float | None = None,
+) -> Resync:
+    """Has tables (none named: all) copied anew: at once by the running pipeline, else at its next start. `where`, `rate`: see
+    `walcast.app.rebuilding`. Raises OperatorError for a condition when no pipeline runs."""
+    names = sinks_named(settings, sink)
     chosen = await _matching(settings, tables) if tables else None
     at_once = True
+    chunked: dict[str, tuple[TableId, ...]] = {}
     for name in names:
+        params = {"sink": name, "tables": chosen, "where": where, "rate": rate}
         try:
-            await _ask(settings, "resync", {"sink": name, "tables": chosen})
+            answer = await ask(settings, "resync", params, timeout=60)
+            chunked[name] = tuple(TableId(*table) for table in answer["chunked"])
         except NotRunning:
+            if where is not None:
+                raise
             at_once = False
             async with owned(settings.pipeline.state_dir):
                 await request_resync(settings.pipeline.state_dir, name, chosen)
-    return Resync(None if chosen is None else tuple(chosen), tuple(names), at_once)
+    return Resync(None if chosen is None else tuple(chosen), tuple(names), at_once, chunked)
 
 
 async def _matching(settings: Settings, tables: Sequence[str]) -> list[TableId]:
@@ -257,24 +277,25 @@ async def _matching(settings: Settings, tables: Sequence[str]) -> list[TableId]:
 
 async def query(settings: Settings, sink: str, statement: str) -> tuple[list[str], list[list[Any]]]:
     """Rows of an embedded copy."""
-    _sinks(settings, sink)
+    sinks_named(settings, sink)
     kind = next(item.type for item in settings.sinks if item.name == sink)
     if not hasattr(registry.sink(kind).load(), "query"):
         raise OperatorError(f"sink {sink} is not an embedded copy", hint="ask the store itself")
     try:
-        columns, rows = await _ask(settings, "query", {"sink": sink, "args": [statement]}, timeout=None)
+        columns, rows = await ask(settings, "query", {"sink": sink, "args": [statement]}, timeout=None)
         return columns, rows
     except NotRunning:
         if not _has_run(settings):
             raise OperatorError("there is no copy yet", hint="make it with: walcast run") from None
     async with make_source(settings) as source:
         identity = source.identity
-    async with owned(settings.pipeline.state_dir), _opened(settings, sink, identity) as opened:
-        columns, rows = await opened.query(statement)
+    async with owned(settings.pipeline.state_dir), opened(settings, sink, identity) as store:
+        columns, rows = await store.query(statement)
         return columns, [list(row) for row in rows]
 
 
-def _opened(settings: Settings, sink: str, identity: SourceIdentity) -> AbstractAsyncContextManager[Any]:
+def opened(settings: Settings, sink: str, identity: SourceIdentity) -> AbstractAsyncContextManager[Any]:
+    """A sink as the pipeline would open it. Hold the state directory meanwhile."""
     context = SinkContext(settings.pipeline.name, sink, identity, str(settings.pipeline.state_dir))
     return sink_factories(settings)[sink](context)
 
@@ -290,20 +311,26 @@ async def slots(settings: Settings) -> list[SlotState]:
 
 async def create_slot(settings: Settings, name: str | None) -> tuple[str, Lsn]:
     """Creates a slot without a snapshot. The configured one is noted as this state directory's own."""
-    chosen = name or settings.source.slot
-    ours = chosen == settings.source.slot
-    application = application_name(settings.pipeline.name, "slot")
+    config = replace(source_config(settings), slot=name or settings.source.slot)
+    ours = config.slot == settings.source.slot
     async with (
         owned(settings.pipeline.state_dir) if ours else contextlib.nullcontext(),
         await _connected(settings, "slot") as control,
-        await connect(settings.source.dsn, application=application, replication=True) as replication,
     ):
-        created = await slot_room.create_slot(
-            replication, chosen, failover=settings.source.failover, control=control, waiting=_report
-        )
+        at = await create_slot_at(config, control)
         if ours:
             await adopt_slot(settings.pipeline.state_dir)
-    return created.name, created.consistent_point
+    return config.slot, at
+
+
+async def create_slot_at(config: SourceConfig, control: Connection) -> Lsn:
+    """Creates the configured slot; its consistent point."""
+    application = application_name(config.name, "slot")
+    async with await connect(config.dsn, application=application, replication=True) as replication:
+        created = await slot_room.create_slot(
+            replication, config.slot, failover=config.failover, control=control, waiting=_report
+        )
+    return created.consistent_point
 
 
 def _report(open_transactions: Sequence[slot_room.OpenTransaction]) -> None:
@@ -353,6 +380,9 @@ async def _run_ddl(settings: Settings, statements: LiteralString, doing: str) ->
         try:
             async with connection.transaction():
                 await connection.execute(statements)
+                await check_own_schema(
+                    connection
+                )  # somebody may have put something there first: then nothing is done
         except psycopg.Error as error:
             raise explain(error, doing) from None
 

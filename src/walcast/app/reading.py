@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from walcast.app.compose import connect_source
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import Connection, application_name, connect
+from walcast.postgres.passing import claim, drop_passing, passing_name, passing_publications
 from walcast.postgres.publications import drop_publication, lacking
 from walcast.postgres.slots import create_slot, slot_state
 from walcast.postgres.source import PostgresSource
@@ -23,12 +23,15 @@ async def reading(config: SourceConfig, *, slot: str | None = None) -> AsyncIter
     Without `slot` its slot is temporary, and so is its publication, unless the configured one covers the tables. A named
     slot is made when it is not there and stays; so does the publication, which may need making, too.
     """
-    named = f"walcast_tail_{secrets.token_hex(4)}" if slot is None else slot
+    named = passing_name() if slot is None else slot
     config = replace(config, name=f"{config.name}:tail", slot=named, temporary_slot=slot is None)
     async with await connect_source(config, "publication") as connection:
         passing = slot is None and not await _covered(connection, config)
         if passing:
             config = replace(config, publication=named)
+            await claim(connection, named)
+            for left in await passing_publications(connection):
+                await drop_passing(connection, left)
         try:
             if passing or slot is not None:
                 await ensure_wanted(connection, config)

@@ -39,6 +39,11 @@ class SinkEntry:
         """The frozen dataclass of its settings: the annotation of the constructor's `config`."""
         return typing.cast("type[Any]", typing.get_type_hints(self.load().__init__)["config"])
 
+    @property
+    def derived(self) -> bool:
+        """Whether it holds what a mapping makes (`walcast.model.derived.DerivedStore`), not the tables themselves."""
+        return hasattr(self.load(), "kinds")
+
     def build(self, config: Any, context: SinkContext) -> Sink:
         return typing.cast("Callable[[Any, SinkContext], Sink]", self.load())(config, context)
 
@@ -51,6 +56,23 @@ SINKS: dict[str, SinkEntry] = {
         "walcast.sinks.duckdb:DuckDBSink", "exactly once", "tables in a DuckDB file", "duckdb"
     ),
     "jsonl": SinkEntry("walcast.sinks.jsonl:JsonLinesSink", "exactly once", "JSON Lines files", "jsonl"),
+    "documents": SinkEntry(
+        "walcast.sinks.documents:DocumentsStore",
+        "exactly once",
+        "documents of a mapping as JSONB in a PostgreSQL",
+    ),
+    "graph": SinkEntry(
+        "walcast.sinks.graph:GraphStore",
+        "exactly once",
+        "vertices and edges of a mapping in a LadybugDB file",
+        "graph",
+    ),
+    "search": SinkEntry(
+        "walcast.sinks.search:SearchStore",
+        "at least once",
+        "documents of a mapping in tantivy indexes: full text",
+        "search",
+    ),
     "handlers": SinkEntry(
         "walcast.sinks.handlers:HandlerSink", "at least once", "functions in your own Python code"
     ),

@@ -15,11 +15,11 @@ from psycopg.conninfo import conninfo_to_dict
 from walcast.app import registry
 from walcast.app.binding import human, settings_of
 from walcast.app.settings import SECTIONS
-from walcast.model import Lsn, OperatorError
+from walcast.model import Finding, Lsn, OperatorError
 from walcast.model.secret import Secret
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import application_name, connect
-from walcast.postgres.preflight import Finding, preflight
+from walcast.postgres.preflight import preflight
 from walcast.postgres.wanted import read_wanted
 
 _NO_USE = ("server_too_old", "no_such_table", "table_refused", "selection")

@@ -7,14 +7,15 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from walcast.app import logs
 from walcast.app.compose import connect_source, make_pipeline, make_source, preflight, source_config
 from walcast.app.http import HttpServer
+from walcast.app.rebuilding import Rebuilds
 from walcast.app.settings import Settings, load, shown
-from walcast.app.token import Token
+from walcast.app.verifying import Jobs
 from walcast.engine import (
     Pipeline,
     PipelineStatus,
@@ -27,11 +28,16 @@ from walcast.engine import (
     owner,
 )
 from walcast.model import OperatorError, SourceUnavailable
+from walcast.model.token import Token
 from walcast.postgres.catalog import identity
 from walcast.postgres.snapshot import Progress
+from walcast.postgres.source import PostgresSource
 from walcast.postgres.wanted import ensure_wanted
 
 T = TypeVar("T")
+
+_AT_ONCE = ("source.include", "source.exclude")
+"""Settings that a reload follows."""
 log = logging.getLogger("walcast.app")
 
 
@@ -64,6 +70,7 @@ async def serve(
     token = None if until in (None, "now") else Token.parse(str(until))
     source = make_source(settings)
     pipeline = make_pipeline(settings, source, standby=standby)
+    Jobs(pipeline, settings).register()
     free = owner(settings.pipeline.state_dir) is None
     if not (free or standby):
         async with owned(settings.pipeline.state_dir):  # says who holds it
@@ -76,6 +83,7 @@ async def serve(
                 stack.enter_context(http)
             else:  # the port is the owner's, too
                 await stack.enter_async_context(_beside(_listen_later(stack, http, pipeline)))
+        await stack.enter_async_context(_beside(Rebuilds(pipeline, settings).run()))
         if on_progress is not None:
             await stack.enter_async_context(_beside(_every(0.2, lambda: on_progress(source.progress))))
         if free and not await _unless(asked, prepare(settings, standby=standby, token=token)):
@@ -196,11 +204,14 @@ async def reload_pipeline(pipeline: Pipeline, settings: Settings) -> list[str]:
     """Reads the file again: takes up tables that match now, tries stopped sinks again, logs as it says. What cannot change
     while it runs is named. A mistake in the file leaves everything as it is."""
     fresh = load(settings.path)
-    later = _changed(shown(settings), shown(fresh))
-    config = source_config(settings)
+    later = [name for name in _changed(shown(settings), shown(fresh)) if name not in _AT_ONCE]
+    chosen = fresh.source.include, fresh.source.exclude
+    config = replace(source_config(settings), include=chosen[0], exclude=chosen[1])
     async with await connect_source(config, "prepare") as connection:
         outcome = await ensure_wanted(connection, config)
     logs.configure(fresh.log.level, fresh.log.format)
+    if isinstance(pipeline.source, PostgresSource):
+        pipeline.source.reselect(*chosen)
     await pipeline.reload()
     log.info("reloaded", extra={"publication": str(outcome), "at_next_start": ",".join(later)})
     return [str(outcome), *(f"{name} changed: it takes effect at the next start" for name in later)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from walcast.app import registry
 from walcast.app.binding import Place, bind, human, settings_of, unknown_key
 from walcast.app.toml import TomlFile
 from walcast.engine.settings import PipelineSettings
+from walcast.mapping import DataMapping
 from walcast.model import ConfigError
 from walcast.model.secret import Secret
 from walcast.postgres.config import SourceConfig
@@ -89,6 +90,9 @@ class Settings:
     http: HttpSettings
     log: LogSettings
     path: Path | None = None
+    mapping: DataMapping = field(default_factory=DataMapping)
+    locate: Callable[[tuple[str, ...]], str] = field(default=".".join, compare=False)
+    """Where a setting was written: file and line, or an environment variable."""
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -98,6 +102,9 @@ SECTIONS: dict[str, type[Any]] = {
     "http": HttpSettings,
     "log": LogSettings,
 }
+
+
+_OTHERS = ("sinks", "mapping")
 
 
 def load(
@@ -127,13 +134,14 @@ def load(
 def _settings(file: TomlFile) -> Settings:
     place = Place((), file.locate)
     for key in file.data:
-        if key not in SECTIONS and key != "sinks":
-            raise unknown_key(place.child(key), key, [*SECTIONS, "sinks"])
+        if key not in SECTIONS and key not in _OTHERS:
+            raise unknown_key(place.child(key), key, [*SECTIONS, *_OTHERS])
     bound = {name: bind(kind, _table(file, name), place.child(name)) for name, kind in SECTIONS.items()}
     sinks = tuple(
         _sink(name, table, place.child("sinks").child(name)) for name, table in _table(file, "sinks").items()
     )
-    return Settings(sinks=sinks, path=file.path, **bound)
+    mapping = bind(DataMapping, _table(file, "mapping"), place.child("mapping"))
+    return Settings(sinks=sinks, path=file.path, mapping=mapping, locate=file.locate, **bound)
 
 
 def _table(file: TomlFile, name: str) -> dict[str, Any]:

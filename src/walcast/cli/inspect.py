@@ -53,12 +53,16 @@ def _print_status(status: dict[str, Any]) -> None:
     )
     for sink in status["sinks"]:
         for table in sink.get("snapshot", ()):
-            if table["state"] == "copying":
+            if table["state"] in ("copying", "building"):
                 click.echo(
                     f"{sink['name']}: {table['table']}: {table['rows']} of about {table['total']} rows"
                 )
         if sink["error"]:
             _print_problem(f"{sink['name']} ({sink.get('retries', 0)} retries)", sink["error"])
+        if sink.get("dead_letters"):
+            age = output.human_seconds(sink["oldest_dead_letter"])
+            click.echo(f"{sink['name']}: {sink['dead_letters']} rows set aside, the oldest {age} ago")
+            click.echo("hint: see them with: walcast dead list")
         for table in sink["stopped_tables"]:
             at = f" at {table['position']}" if table["position"] else ""
             click.echo(f"stopped: {table['table']} in {sink['name']}{at}: {table['reason']}")
@@ -141,24 +145,43 @@ async def wait_command(context: Context, token: str, sink: str | None, timeout: 
 @click.argument("tables", nargs=-1)
 @click.option("--sink", help="Only this copy [every one].")
 @click.option("--all", "everything", is_flag=True, help="Every table.")
+@click.option("--where", metavar="SQL", help="Only the rows for which this holds at the source.")
+@click.option("--rate", type=click.FloatRange(min=1), metavar="ROWS", help="At most so many rows a second.")
 @command
 async def resync_command(
-    context: Context, tables: tuple[str, ...], sink: str | None, everything: bool
+    context: Context,
+    tables: tuple[str, ...],
+    sink: str | None,
+    everything: bool,
+    where: str | None,
+    rate: float | None,
 ) -> None:
     """Copy TABLES (patterns such as 'shop.*') anew, while the others go on; a stopped table returns so.
 
-    At once when the pipeline runs, else at its next start.
+    In a running pipeline a table with a key is taken over chunk by chunk beside the stream: nothing waits, no table is
+    locked, and it goes on where it was when the process is killed. Else (no key, a stopped table, a log) a snapshot brings it,
+    for which its sink leaves the stream for so long. A pipeline that does not run copies them at its next start.
+
+    \b
+    walcast resync shop.orders
+    walcast resync shop.orders --where "placed >= '2024-01-01'" --rate 5000
     """
     if everything == bool(tables):
         raise ConfigError("which tables?", hint="name them, as patterns such as 'shop.*', or say --all")
-    done = await operations.resync(context.settings(), tables, sink)
+    done = await operations.resync(context.settings(), tables, sink, where, rate)
     if context.as_json:
         output.print_json(done)
         return
-    what = "every table" if done.tables is None else ", ".join(map(str, done.tables))
-    when = "is copied anew" if done.at_once else "will be copied anew when the pipeline runs"
     for name in done.sinks:
-        click.echo(f"{name}: {what} {when}")
+        if chunked := done.chunked.get(name):
+            click.echo(f"{name}: {', '.join(map(str, chunked))} comes chunk by chunk, beside the stream")
+        rest = None if done.tables is None else [t for t in done.tables if t not in (chunked or ())]
+        if rest is None and chunked:
+            continue
+        if rest is None or rest:
+            what = "every table" if rest is None else ", ".join(map(str, rest))
+            when = "is copied anew" if done.at_once else "will be copied anew when the pipeline runs"
+            click.echo(f"{name}: {what} {when}")
 
 
 @click.command("reload")

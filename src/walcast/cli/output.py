@@ -16,7 +16,8 @@ import click
 
 from walcast.model import ConfigError, FatalError, Lsn, OperatorError, RetryableError, WalcastError
 
-OK, FATAL, USAGE, OPERATOR, UNAVAILABLE, TABLES_STOPPED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 5, 130, 143
+OK, FATAL, USAGE, OPERATOR, UNAVAILABLE, TABLES_STOPPED, WARNINGS = 0, 1, 2, 3, 4, 5, 6
+INTERRUPTED, TERMINATED = 130, 143
 EXIT_CODES: dict[int, str] = {
     OK: "done; `run` and `demo` also end so after a clean stop",
     FATAL: "a defect in Walcast, or a check that did not hold",
@@ -24,6 +25,7 @@ EXIT_CODES: dict[int, str] = {
     OPERATOR: "a person has to act: the message says what happened, the hint what to type",
     UNAVAILABLE: "a server could not be reached in time, or a wait timed out; the same command may succeed later",
     TABLES_STOPPED: "it works, but at least one table is stopped until it is copied anew",
+    WARNINGS: "`doctor` has warnings and no error",
     INTERRUPTED: "interrupted by Ctrl-C (`run` stops cleanly instead)",
     TERMINATED: "ended by SIGTERM (`run` stops cleanly instead)",
 }

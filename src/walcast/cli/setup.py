@@ -16,8 +16,7 @@ from walcast.app.settings import DEFAULT_FILE, shown
 from walcast.cli import output
 from walcast.cli.hiding import hide_argument
 from walcast.cli.main import Context, command
-from walcast.model import ConfigError
-from walcast.postgres.preflight import Finding
+from walcast.model import ConfigError, Finding
 
 
 @click.command("init")

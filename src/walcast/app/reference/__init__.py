@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from walcast.app.reference.jsonl import jsonl
-from walcast.app.reference.pages import commands, errors, metrics, settings
+from walcast.app.reference.pages import commands, doctor, errors, metrics, settings
 from walcast.app.reference.values import types
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
@@ -18,6 +18,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "commands.md": commands,
     "types.md": types,
     "metrics.md": metrics,
+    "doctor.md": doctor,
     "errors.md": errors,
     "jsonl.md": jsonl,
 }

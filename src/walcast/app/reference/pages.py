@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from walcast.app import registry, scaffold
 from walcast.app.binding import settings_of
 from walcast.app.settings import SECTIONS
+from walcast.diagnostics import CHECKS
 from walcast.engine import METRICS, POLICY
 from walcast.model import WalcastError
 
@@ -93,6 +94,19 @@ def metrics() -> str:
                     for name, (kind, text, labels) in METRICS.items()
                 ],
             ),
+        ]
+    )
+
+
+def doctor() -> str:
+    """Every check of `walcast doctor`."""
+    return "".join(
+        [
+            "# The doctor's checks\n\n",
+            NOTE,
+            "`walcast doctor` makes them all at the same time and changes nothing; `--only CHECK` makes one. Each finding says "
+            "what is wrong and where, since when, and what to type; `--fix` offers the steps that are safe.\n\n",
+            table(("Check", "What it looks at"), [(f"`{check.name}`", check.about) for check in CHECKS]),
         ]
     )
 

@@ -34,6 +34,9 @@ class Conformance:
     keyless: ClassVar[bool] = True
     """Whether tables without a key can be copied, with updates and deletes under REPLICA IDENTITY FULL."""
 
+    sets_aside: ClassVar[bool] = False
+    """Whether a sink as `make_sink` makes it refuses text that is no JSON in a json column, and sets such rows aside."""
+
     def make_sink(self, place: Any) -> AbstractAsyncContextManager[Sink]:
         """A new sink on the target at `place`."""
         raise NotImplementedError

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from walcast.testing.conformance.delivery import DeliveryCases
+from walcast.testing.conformance.refusals import RefusalCases
 from walcast.testing.conformance.rows import RowCases
 from walcast.testing.conformance.schema import SchemaCases
 from walcast.testing.conformance.snapshots import SnapshotCases
 
 
-class SinkConformance(DeliveryCases, RowCases, SnapshotCases, SchemaCases):
+class SinkConformance(DeliveryCases, RowCases, SnapshotCases, SchemaCases, RefusalCases):
     """Subclass it in a test module, say what the sink promises, and pytest runs the suite.
 
         class TestMySink(SinkConformance):

@@ -1,0 +1,359 @@
+"""What `walcast cluster` does: opens the cluster's folder, changes what is wanted, and says what is."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from walcast.cluster import attached
+from walcast.cluster import operations as op
+from walcast.cluster.attached import AttachedCluster
+from walcast.cluster.desired import Desired
+from walcast.cluster.directory import ATTACHED, Directory, default_folder
+from walcast.cluster.guarantee import Guarantee, Lag, guarantee, lag, waits_for
+from walcast.cluster.local import LocalCluster, OnStep
+from walcast.cluster.losses import Loss, what_is_lost
+from walcast.cluster.observed import Node, Observed
+from walcast.cluster.planning import plan
+from walcast.cluster.profiles import Profile, in_force, parse
+from walcast.cluster.prove import Report, prove
+from walcast.cluster.prove.scenarios import SCENARIOS, Scenario
+from walcast.cluster.steps import Blocked, Discard, Kill, Plan
+from walcast.model import ConfigError, OperatorError
+from walcast.postgres.local.binaries import NEWEST, Binaries, at, find, tool
+
+DEFAULT_MAJOR: Final = 18
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A cluster as `status` shows it. `desired` is None for attached servers.
+    `waiting_for` is what a COMMIT that waits is waiting for, `advice` what to type when
+    commits do not return."""
+
+    folder: Path
+    version: str
+    desired: Desired | None
+    observed: Observed
+    guarantee: Guarantee
+    lags: dict[str, Lag]
+    waiting_for: str
+    plan: Plan
+    advice: str
+
+    @property
+    def well(self) -> bool:
+        """Everything is as it is wanted, and commits return."""
+        return not self.plan.steps and not self.plan.blocked and self.guarantee.commits == "flow"
+
+
+def folder_of(given: Path | None) -> Path:
+    """The cluster's folder: as given, or the default."""
+    return given.absolute() if given is not None else default_folder()
+
+
+def is_attached(folder: Path) -> bool:
+    """Whether servers that were there already are meant."""
+    return (folder / ATTACHED).exists()
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[LocalCluster]:
+    """The cluster in that folder, its connections closed afterwards. Raises NoCluster, and OperatorError for attached servers."""
+    async with LocalCluster.open(folder) as cluster:
+        yield cluster
+
+
+def programs(pg: str | None) -> Binaries:
+    """The servers to use: a major version, or a bin folder. Raises ServerMissing, ConfigError."""
+    if pg is None:
+        return find(DEFAULT_MAJOR, tools=("pg_basebackup",))
+    if pg.isdigit():
+        binaries = find(int(pg))
+        return _complete(int(pg)) or binaries
+    if not Path(pg).is_dir():
+        raise ConfigError(
+            f"{pg} is neither a major version nor a folder",
+            hint="--pg 16, or --pg /usr/lib/postgresql/15/bin",
+        )
+    return at(Path(pg).absolute())
+
+
+def _complete(major: int) -> Binaries | None:
+    """An installation that has pg_rewind, if there is one."""
+    try:
+        return find(major, tools=("pg_basebackup", "pg_rewind"))
+    except OperatorError:
+        return None
+
+
+async def up(
+    folder: Path,
+    *,
+    replicas: int | None,
+    profile: str | None,
+    pg: str | None,
+    base_port: int | None,
+    tls: bool | None,
+    archive: bool,
+    move_ports: bool,
+    on_step: OnStep | None,
+) -> tuple[View, Plan]:
+    """Makes a cluster, or has one that is there running as it was. Raises ConfigError, OperatorError."""
+    if not Directory(folder).exists and not is_attached(folder):
+        LocalCluster.create(folder, _newborn(replicas, profile, pg, base_port, tls, archive))
+    async with opened(folder) as cluster:
+        _unchanged(cluster, pg, replicas)
+
+        def wanted(desired: Desired) -> Desired:
+            down = [node.name for node in desired.nodes if cluster.instance(node.name).pid is None]
+            made = op.all_running(op.new_ports(desired, down) if move_ports else desired)
+            return op.with_profile(made, parse(profile)) if profile else made
+
+        done = await cluster.change(wanted, on_step)
+        return await view(cluster), done
+
+
+def _newborn(
+    replicas: int | None,
+    profile: str | None,
+    pg: str | None,
+    base_port: int | None,
+    tls: bool | None,
+    archive: bool,
+) -> Desired:
+    binaries = programs(pg)
+    tool(binaries, "pg_basebackup", newer=True)  # rather now than half way
+    if tls and not binaries.tls:
+        raise ConfigError(
+            f"PostgreSQL {binaries.version} in {binaries.bindir} has no TLS", hint="another --pg, or --no-tls"
+        )
+    return op.born(
+        replicas=2 if replicas is None else replicas,
+        profile=parse(profile or "semi-sync"),
+        major=binaries.major,
+        bindir=str(binaries.bindir),
+        tls=binaries.tls if tls is None else tls,
+        archive=archive,
+        base_port=base_port,
+    )
+
+
+def _unchanged(cluster: LocalCluster, pg: str | None, replicas: int | None) -> None:
+    """What a cluster was made with cannot be changed by `up`."""
+    if pg is not None and programs(pg).major != cluster.desired.major:
+        raise ConfigError(
+            f"the cluster in {cluster.directory.root} is of PostgreSQL {cluster.desired.major}",
+            hint="another --dir makes another cluster; walcast cluster destroy removes this one",
+        )
+    if replicas is not None and replicas != len(cluster.desired.replicas):
+        raise ConfigError(
+            f"the cluster in {cluster.directory.root} has {len(cluster.desired.replicas)} replicas",
+            hint="walcast cluster add, walcast cluster remove",
+        )
+
+
+def plan_of_birth(
+    folder: Path,
+    replicas: int | None,
+    profile: str | None,
+    pg: str | None,
+    base_port: int | None,
+    tls: bool | None,
+    archive: bool,
+) -> Plan:
+    """What making a cluster would do."""
+    desired = _newborn(replicas, profile, pg, base_port, tls, archive)
+    return plan(
+        desired, Observed(tuple(Node(node.name, node.port, "down") for node in desired.nodes)), folder
+    )
+
+
+async def planned(folder: Path, change: Callable[[Desired], Desired]) -> Plan:
+    """What a change would do."""
+    async with opened(folder) as cluster:
+        return await cluster.plan(change(cluster.desired))
+
+
+async def view(cluster: LocalCluster) -> View:
+    """Looks once."""
+    observed = await cluster.observe()
+    lags = {node.name: lag(observed, node) for node in observed.nodes if node.role == "replica"}
+    try:
+        todo = plan(cluster.desired, observed, cluster.directory.root)
+    except OperatorError as error:
+        todo = Plan(blocked=(Blocked(cluster.desired.primary, error.message, error.hint or ""),))
+    return View(
+        cluster.directory.root,
+        cluster.binaries.version,
+        cluster.desired,
+        observed,
+        guarantee(observed),
+        lags,
+        waits_for(observed),
+        todo,
+        _advice(cluster.desired, observed, guarantee(observed)),
+    )
+
+
+async def profile_in_use(folder: Path) -> tuple[Profile, tuple[str, ...]]:
+    """The profile that is wanted (of attached servers: in force), and the replicas that it speaks of."""
+    if not is_attached(folder):
+        async with opened(folder) as cluster:
+            return cluster.desired.profile, tuple(node.name for node in cluster.desired.replicas)
+    async with AttachedCluster.open(folder) as servers:
+        primary = (await servers.observe()).primary
+    if primary is None or primary.facts is None:
+        raise OperatorError("none of the attached servers is a primary", hint="attach it, too")
+    names = tuple(dict.fromkeys(stream.name for stream in primary.facts.streams))
+    return in_force(primary.facts.settings).as_profile(), names
+
+
+async def view_attached(servers: AttachedCluster) -> View:
+    """Looks once at servers that were there already."""
+    observed = await servers.observe()
+    now = guarantee(observed)
+    lags = {node.name: lag(observed, node) for node in observed.nodes if node.role == "replica"}
+    version = next((node.facts.version for node in observed.nodes if node.facts), 0)
+    troubled = tuple(
+        Blocked(node.name, f"{node.name}: {node.trouble}", "") for node in observed.nodes if node.trouble
+    )
+    shown = f"{version // 10_000}.{version % 10_000}"
+    return View(
+        servers.folder, shown, None, observed, now, lags, waits_for(observed), Plan(blocked=troubled), ""
+    )
+
+
+async def environment_attached(servers: AttachedCluster, *, passwords: bool) -> dict[str, str]:
+    """As `environment`, with the connection strings as they were given."""
+    numbers = attached.parts(await servers.observe())
+    shown = servers.dsns if passwords else [_without_password(dsn)[0] for dsn in servers.dsns]
+    return {f"{part.upper()}_DSN": shown[number] for part, number in numbers.items()}
+
+
+async def psql_attached(
+    servers: AttachedCluster, name: str, arguments: Sequence[str]
+) -> tuple[list[str], dict[str, str]]:
+    """As `psql`; the password goes by the environment, which other users cannot read."""
+    dsn, password = _without_password(await servers.dsn(name))
+    given = {"PGPASSWORD": password} if password else {}
+    return [tool(find(NEWEST), "psql"), dsn, *arguments], {**os.environ, **given}
+
+
+def _without_password(dsn: str) -> tuple[str, str]:
+    parameters = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None}
+    password = parameters.pop("password", "")
+    return make_conninfo(**parameters), password
+
+
+def _advice(desired: Desired, observed: Observed, now: Guarantee) -> str:
+    """What to type when commits do not return; empty when they do."""
+    if now.commits == "wait":
+        names = " and ".join(now.missing)
+        return f"bring {names} back, or switch to a profile that waits for fewer: walcast cluster profile"
+    if now.commits == "flow":
+        return ""
+    if all(node.life == "down" for node in observed.nodes):
+        return "walcast cluster up"
+    ranking = op.most_advanced(observed)
+    text = f"walcast cluster start {desired.primary} brings it back"
+    return text + (f"; walcast cluster promote {ranking[0][0]} goes on without it" if ranking else "")
+
+
+async def kill(cluster: LocalCluster, name: str, on_step: OnStep | None) -> None:
+    """kill -9, and it stays down until it is started."""
+    await cluster.apply((Kill(name),), on_step)
+    await cluster.change(lambda desired: op.stopped(desired, name), on_step)
+
+
+async def recreate(cluster: LocalCluster, name: str, on_step: OnStep | None) -> Plan:
+    """A replica anew, from a base backup."""
+    op.rejoined(cluster.desired, name)  # refuses the primary
+    await cluster.apply((Discard(name),), on_step)
+    return await cluster.change(lambda desired: op.started(desired, name), on_step)
+
+
+async def promote(cluster: LocalCluster, name: str, *, force: bool, on_step: OnStep | None) -> Plan:
+    """Failover to that node, after the checks. Raises OperatorError."""
+    op.check_promotion(cluster.desired, await cluster.observe(), name, force=force)
+    return await cluster.change(lambda desired: op.promoted(desired, name), on_step)
+
+
+async def loss(cluster: LocalCluster, name: str) -> Loss | None:
+    """What promoting that node would lose; None when it cannot be told."""
+    return await what_is_lost(cluster, name)
+
+
+def environment(cluster: LocalCluster, *, passwords: bool) -> dict[str, str]:
+    """`PRIMARY_DSN`, `REPLICA1_DSN`, ...: as role app to database app."""
+    desired = cluster.desired
+    found = {"PRIMARY_DSN": cluster.dsn(desired.primary, via_file=not passwords)}
+    for number, node in enumerate(desired.replicas, 1):
+        found[f"REPLICA{number}_DSN"] = cluster.dsn(node.name, via_file=not passwords)
+    return found
+
+
+def psql(cluster: LocalCluster, name: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The command and environment of psql at a node, as superuser to database app. Raises ServerMissing."""
+    dsn = cluster.dsn(name, via_file=True)
+    program = tool(cluster.binaries, "psql", newer=True)
+    return [program, make_conninfo(dsn, user="postgres"), *arguments], dict(os.environ)
+
+
+def logs(cluster: LocalCluster, names: Sequence[str], lines: int) -> list[tuple[str, str]]:
+    """The last lines of the nodes' logs, by time (UTC); a line without one stays with the line before."""
+    entries: list[tuple[str, int, str, str]] = []
+    for name in names:
+        path = cluster.instance(name).log_file
+        if not path.exists():
+            continue
+        stamp = ""
+        for number, line in enumerate(path.read_text(errors="replace").splitlines()[-lines:]):
+            if line[:2] == "20" and line[4:5] == "-":
+                stamp = line[:23]
+            entries.append((stamp, number, name, line))
+    return [(name, line) for _, _, name, line in sorted(entries)[-lines:]]
+
+
+async def destroy(folder: Path, on_step: OnStep | None) -> None:
+    """Stops everything at once and removes the folder's contents."""
+    async with opened(folder) as cluster:
+        with cluster.directory.locked():
+            for node in cluster.desired.nodes:
+                instance = cluster.instance(node.name)
+                if instance.pid is not None:
+                    if on_step is not None:
+                        on_step(Kill(node.name), False)
+                    instance.kill()
+            cluster.end_links()
+            cluster.directory.destroy()
+
+
+def shell(values: dict[str, str]) -> list[str]:
+    """Lines for `eval`."""
+    return [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
+
+
+async def proof(
+    profile: str,
+    replicas: int,
+    pg: str | None,
+    only: tuple[str, ...],
+    on_scenario: Callable[[Scenario], None],
+) -> Report:
+    """Proves a profile on a cluster made for it and removed afterwards."""
+    unknown = sorted(set(only) - {scenario.name for scenario in SCENARIOS})
+    if unknown:
+        raise ConfigError(
+            f"there is no scenario {unknown[0]!r}", hint=", ".join(scenario.name for scenario in SCENARIOS)
+        )
+    desired = op.on_free_ports(_newborn(replicas, profile, pg, None, None, False))
+    desired.profile.check([node.name for node in desired.replicas])
+    return await prove(desired, only=only, on_scenario=on_scenario)
