@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from walcast.testing.postgres import Database, PostgresServer
 
 VERSIONS = (13, 14, 15, 16, 17, 18)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """What a test, or a framework that it loads, sets for the process is not the next one's."""
+    loggers = [logging.getLogger(name) for name in (None, "walcast", "walcast.engine")]
+    before = [(logger.level, logger.propagate, logger.disabled, list(logger.handlers)) for logger in loggers]
+    yield
+    logging.disable(logging.NOTSET)
+    for logger, (level, propagate, disabled, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.disabled, logger.handlers[:] = propagate, disabled, handlers
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda version: f"pg{version}")

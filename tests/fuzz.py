@@ -1,4 +1,5 @@
-"""Hostile bytes against both decoders: `python -m tests.fuzz --seconds 60 --seed 1`.
+"""Hostile bytes against both decoders: `python -m tests.fuzz --seconds 60 --seed 1`; by the million against the native
+one: `--inputs 10000000`.
 
 Frames of a correct stream (and COPY data of a correct snapshot) are damaged in ways that a broken network, server or
 attacker might. What must hold: a decoder either shows the batch or raises DecodeFault or DecodeError with an offset
@@ -10,14 +11,18 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import math
 import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from struct import pack
+from typing import Any, Final
 
 import pyarrow as pa
 from tests.fuzz_corpus import GIVEN_TYPES, KEYS, RELATION, copies, frames
@@ -27,6 +32,7 @@ from walcast.decode.frames import Delivery, Implementation
 from walcast.model import DecodeError, ValueRangeError
 from walcast.testing.batches import batch_of
 
+NATIVE_FOLDER: Final = Path(__file__).parents[1] / "native"
 _SLOW = 5.0
 """Seconds that no input may take."""
 _MOST_MEMORY = 512 << 20
@@ -247,6 +253,40 @@ def _damage(draw: random.Random, correct: bytes) -> bytes:
     return bytes(damaged)
 
 
+def corpus(seed: int, streams: int = 64) -> bytes:
+    """What the native fuzzer (native/core/examples/fuzz.rs) damages: lengths first, then bytes."""
+    made = [frames(random.Random(f"{seed}/{number}")) for number in range(streams)]
+    words: list[int] = [len(made)]
+    for stream in made:
+        words += [len(stream), *map(len, stream)]
+    snapshots = copies()
+    words.append(len(snapshots))
+    for form, payload in snapshots:
+        words += [form == "binary", len(payload)]
+    data = [frame for stream in made for frame in stream] + [payload for _, payload in snapshots]
+    return pack(f">{len(words)}I", *words) + b"".join(data)
+
+
+def native(seed: int, inputs: int, seconds: float, first: int = 0) -> int:
+    """Runs the native fuzzer, which needs cargo; its exit code: 0 without findings."""
+    with tempfile.NamedTemporaryFile(suffix=".corpus") as file:
+        file.write(corpus(seed))
+        file.flush()
+        build = [
+            "cargo",
+            "run",
+            "--quiet",
+            "--release",
+            "--locked",
+            "-p",
+            "walcast-core",
+            "--example",
+            "fuzz",
+        ]
+        given = [file.name, str(seed), str(first), str(inputs), str(math.ceil(seconds))]
+        return subprocess.run([*build, "--", *given], cwd=NATIVE_FOLDER, check=False).returncode
+
+
 def _memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -255,12 +295,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Damaged frames against both decoders.")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--inputs", type=int, default=None, help="so many to the native decoder alone")
     arguments = parser.parse_args()
     faulthandler.enable()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 31)
     print(f"fuzz: {arguments.seconds:.0f} s, seed {seed}", file=sys.stderr, flush=True)
-    report = run(seed, seconds=arguments.seconds)
+    if arguments.inputs is not None:
+        return native(seed, arguments.inputs, arguments.seconds)
+    report = run(seed, seconds=arguments.seconds / 2)
     print(report)
+    if native(seed, 1 << 40, arguments.seconds / 2):
+        return 1
     return 1 if report.findings else 0
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -90,6 +92,8 @@ class Person:
         home = folder / "home"
         home.mkdir(parents=True)
         own = {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(compiled), "LC_ALL": "C.UTF-8"}
+        own["WALCAST_CLUSTER_DIR"] = tempfile.mkdtemp(prefix="walcast-cluster-", dir="/tmp")
+        Path(own["WALCAST_CLUSTER_DIR"]).chmod(0o755)  # the servers' user must reach it
         own["PATH"] = f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"
         return cls(folder, inherited | own)
 
@@ -156,3 +160,7 @@ class Person:
             if background.process.poll() is None:
                 background.process.kill()
                 background.process.wait()
+        cluster = Path(self.environment["WALCAST_CLUSTER_DIR"])
+        if (cluster / "cluster.json").exists():
+            self.run("cluster", "destroy", "--yes")
+        shutil.rmtree(cluster, ignore_errors=True)

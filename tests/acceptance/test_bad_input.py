@@ -345,3 +345,34 @@ def test_a_command_line_that_is_wrong(person: Person, shop: Database) -> None:
     refused(person, "there is no such file", "walcast init", "-c", "none.toml", "run", code=2, database=shop)
     refused(person, "no pipeline runs", "walcast run", "reload", database=shop)
     refused(person, "changes is not an embedded copy", "ask the store itself", "query", "changes", "select 1")
+
+
+def test_odd_names_in_patterns_filters_and_commands(
+    person: Person, postgres_factory: Callable[..., PostgresServer]
+) -> None:
+    server = postgres_factory(18)
+    database = 'My "db" 🍏 %'
+    server.execute(sql.SQL("create database {}").format(sql.Identifier(database)))
+    server.execute(
+        'create schema "Odd.Schema"; create table "Odd.Schema"."Order ""Item""" (id int primary key, "Select" int, gone int);'
+        'insert into "Odd.Schema"."Order ""Item""" select n, n, n from generate_series(1, 10) n;'
+        'create table "Odd.Schema".other (id int primary key)',
+        database=database,
+    )
+    pattern = '"Odd.Schema"."Order ""Item"""'
+    person.write(
+        f"[pipeline]\nname = 'my \"pipe\" 🍏'\n"
+        f"[source]\ndsn = {json.dumps(server.dsn(database), ensure_ascii=False)}\ninclude = ['{pattern}']\n"
+        "publication = 'its \"all\" 🍏'\n"
+        f"[source.filters]\n'{pattern}' = '\"id\" > 5'\n[source.columns]\n'{pattern}' = ['id', 'Select']\n"
+        "[sinks.\"the 🍏 lake\"]\ntype = 'duckdb'\npath = 'copy.duckdb'\n"
+    )
+    assert "ready to run" in person.run("config", "check").out
+    person.run("run", "--until", "now")
+    select = 'select count(*) as n, min("Select") as least from "Odd.Schema"."Order ""Item"""'
+    assert person.run("query", "the 🍏 lake", select).out.split() == ["n", "least", "5", "6"]
+    person.run("resync", pattern)
+    person.run("run", "--until", "now")
+    assert person.run("query", "the 🍏 lake", select).out.split() == ["n", "least", "5", "6"]
+    assert "membership" in person.run("doctor", "the 🍏 lake", "--json", code=6).json["passed"]
+    assert [sink["name"] for sink in person.run("status", "--json").json["sinks"]] == ["the 🍏 lake"]

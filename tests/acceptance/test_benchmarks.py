@@ -40,3 +40,23 @@ def test_one_benchmark_runs_and_reports_in_markdown_and_json(tmp_path: Path) -> 
         assert row["ratio"] > 0
         assert row["peak_bytes"] > 0
     assert (tmp_path / "bench.md").read_text().startswith(done.stdout.rstrip("\n"))
+
+
+def test_no_read_with_a_token_is_stale_while_lag_moves_and_without_one_some_are(tmp_path: Path) -> None:
+    """The short form of `python -m benchmarks --only routing`, which reads a million times."""
+    options = ["--only", "routing", "--runs", "1", "--rows-scale", "0.02", "--match", "moving lag"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *options, "--out", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = json.loads((tmp_path / "bench.json").read_text())["results"]
+    (told,) = line["extra"]
+    assert told["stale"] == 0
+    assert told["stale_without"] > 0
+    assert told["on_replicas"] > 0

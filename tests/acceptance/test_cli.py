@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -127,6 +129,10 @@ def test_a_running_pipeline_answers(person: Person, shop: Database, secret_dsn: 
     token = person.run("token", "--json").json
     assert person.run("wait", token["token"], "--json").json["reached"] == {"lake": True, "changes": True}
     assert person.run("wait", token["token"], "lake").out == "lake: has it\n"
+    with shop.connect() as connection:  # a token of an application's own, and the wait as a library call
+        own = walcast.take_token(connection)
+    with contextlib.chdir(person.folder):
+        assert asyncio.run(walcast.wait(own)) == {"lake": True, "changes": True}
     assert person.run("query", "lake", "select count(*) from shop.fruit").out.split()[1] == "101"
 
     status = person.run("status")
@@ -150,7 +156,10 @@ def test_a_running_pipeline_answers(person: Person, shop: Database, secret_dsn: 
     shop.execute("create table shop.nuts (id int primary key); insert into shop.nuts values (1)")
     assert "extended publication" in person.run("reload").out
     shop.execute("insert into shop.nuts values (2)")
-    assert person.run("resync", "shop.fruit", "--sink", "lake").out == "lake: shop.fruit is copied anew\n"
+    assert (
+        person.run("resync", "shop.fruit", "--sink", "lake").out
+        == "lake: shop.fruit comes chunk by chunk, beside the stream\n"
+    )
     pipeline.says('"event": "table_copied", "sink": "changes", "table": "shop.nuts"')
     person.run("wait", person.run("token").out.strip())
     query = "select (select count(*) from shop.nuts), (select count(*) from shop.fruit)"

@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import LiteralString, cast
 
@@ -131,7 +132,8 @@ def test_python_that_is_only_shown_uses_names_that_there_are() -> None:
         for block in fenced(page, "python"):
             compile(block, str(page), "exec")
             for name in re.findall(r"\bwalcast\.(\w+)", block):
-                assert name in walcast.__all__, f"{page.name}: walcast.{name}"
+                known = name in walcast.__all__ or find_spec(f"walcast.{name}") is not None
+                assert known, f"{page.name}: walcast.{name}"
 
 
 def test_the_rights_of_the_guide_are_enough(person: Person, shop: Database) -> None:

@@ -27,9 +27,12 @@ from walcast.testing.postgres import Database
 
 class TestDuckDBSink(SinkConformance):
     guarantee = "exactly once"
+    sets_aside = True
 
     def make_sink(self, place: Path) -> AbstractAsyncContextManager[Sink]:
-        return DuckDBSink(DuckDBSinkConfig(place / "copy.duckdb", threads=1), self.context())
+        return DuckDBSink(
+            DuckDBSinkConfig(place / "copy.duckdb", threads=1, on_data_error="set_aside"), self.context()
+        )
 
     async def read(self, place: Path, table: TableId) -> list[Row]:
         with duckdb.connect(str(place / "copy.duckdb")) as connection:
@@ -69,13 +72,15 @@ class TestCompressedJsonLinesSink(TestJsonLinesSink):
 
 class TestPostgresSink(SinkConformance):
     guarantee = "exactly once"
+    sets_aside = True
 
     @pytest.fixture
     def place(self, database: Database) -> Database:
         return database
 
     def make_sink(self, place: Database) -> AbstractAsyncContextManager[Sink]:
-        return PostgresSink(PostgresSinkConfig(Secret(place.dsn())), self.context())
+        config = PostgresSinkConfig(Secret(place.dsn()), on_data_error="set_aside")
+        return PostgresSink(config, self.context())
 
     async def read(self, place: Database, table: TableId) -> list[Row]:
         with psycopg.connect(place.dsn(), row_factory=psycopg.rows.dict_row) as connection:

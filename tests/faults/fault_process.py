@@ -3,7 +3,8 @@
     python fault_process.py DSN SLOT FOLDER [--until LSN]
 
 `exact` keeps its checkpoint beside the data and is durable at once; `late` accepts, becomes durable when flushed, and
-leaves the checkpoint to the state directory.
+leaves the checkpoint to the state directory. Both refuse rows of users whose name begins with `refuse`: `exact` keeps its
+dead letters beside the data, `late` leaves them to the state directory, too.
 """
 
 from __future__ import annotations
@@ -12,24 +13,42 @@ import asyncio
 import json
 import sqlite3
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from walcast.engine import Pipeline, PipelineSettings
 from walcast.engine.history import checkpoint_json, checkpoint_of
-from walcast.model import UNCHANGED, Batch, Change, Checkpoint, Durability, FatalError, Lsn, Relation
+from walcast.model import (
+    UNCHANGED,
+    Batch,
+    Change,
+    Checkpoint,
+    DeadLetter,
+    DeadLetterStore,
+    Durability,
+    FatalError,
+    Lsn,
+    Refusal,
+    Relation,
+    RowPolicies,
+    RowsRefused,
+)
 from walcast.model.secret import Secret
 from walcast.postgres.source import PostgresSource, SourceConfig
 
 SCHEMA = """
 create table if not exists state (key text primary key, value text);
 create table if not exists rows (tab text, key text, row text, primary key (tab, key));
+create table if not exists dead (number integer primary key, letter text);
 create table if not exists seen (lsn integer, ordinal integer, primary key (lsn, ordinal));
 """
 
 
 class SqliteSink:
     """Rows as JSON by key; `seen` are the positions of changes, so that one that comes twice fails."""
+
+    policies = RowPolicies(integrity="set_aside")
 
     def __init__(self, path: Path, *, exact: bool) -> None:
         self._path = path
@@ -62,6 +81,16 @@ class SqliteSink:
     async def prepare(self, relation: Relation) -> None: ...
 
     async def write(self, batch: Batch) -> Durability:
+        return self._write(batch, (), ())
+
+    def _write(self, batch: Batch, letters: Sequence[DeadLetter], gone: Sequence[int]) -> Durability:
+        refused = [
+            Refusal(place, "integrity", "refused", "it says refuse")
+            for place, change in enumerate(batch.changes())
+            if str(change.row.get("name")).startswith("refuse")
+        ]
+        if refused:
+            raise RowsRefused(batch, refused)
         if not self.db.in_transaction:
             self.db.execute("begin immediate")
         part = batch.part
@@ -69,6 +98,10 @@ class SqliteSink:
             self.db.execute("delete from rows where tab = ?", [str(batch.relations[0])])
         for change in batch.changes():
             self._apply(change)
+        for letter in letters:
+            self.db.execute("insert into dead values (?, ?)", [letter.number, json.dumps(letter.as_json())])
+        for number in gone:
+            self.db.execute("delete from dead where number = ?", [number])
         self._in_parts = batch.kind == "changes" and part is not None and not part.last
         if batch.checkpoint is not None:
             value = json.dumps(checkpoint_json(batch.checkpoint))
@@ -108,6 +141,22 @@ class SqliteSink:
             self.db.execute("insert or replace into rows values (?, ?, ?)", [table, key, row])
 
 
+class ExactSink(SqliteSink):
+    """With dead letters beside the data."""
+
+    def dead_letters(self) -> DeadLetterStore:
+        return self  # type: ignore[return-value]  # what of it is asked for
+
+    async def load(self) -> list[DeadLetter]:
+        rows = self.db.execute("select letter from dead order by number").fetchall()
+        return [DeadLetter.of(json.loads(row[0])) for row in rows]
+
+    async def write_aside(
+        self, batch: Batch, letters: Sequence[DeadLetter], gone: Sequence[int]
+    ) -> Durability:
+        return self._write(batch, letters, gone)
+
+
 async def main(dsn: str, slot: str, folder: Path, until: str | None) -> None:
     config = SourceConfig(
         dsn=Secret(dsn),
@@ -119,7 +168,7 @@ async def main(dsn: str, slot: str, folder: Path, until: str | None) -> None:
         snapshot_chunk_rows=100,
     )
     sinks = {
-        "exact": SqliteSink(folder / "exact.db", exact=True),
+        "exact": ExactSink(folder / "exact.db", exact=True),
         "late": SqliteSink(folder / "late.db", exact=False),
     }
     settings = PipelineSettings(serve=False, retry_limit=20)

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 
 from walcast.engine import Pipeline, PipelineSettings
-from walcast.model import Lsn, OperatorError, Sink, TableId
+from walcast.model import Lsn, OperatorError, Sink, SinkContext, SinkUnavailable, TableId
 from walcast.model.secret import Secret
 from walcast.postgres.local import find
 from walcast.postgres.source import PostgresSource, SourceConfig
@@ -171,3 +172,39 @@ def _caught_up(primary: PostgresServer, standby: PostgresServer) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(standby.log())
+
+
+@pytest.mark.timeout(90)
+async def test_at_the_wal_budget_a_slot_that_nobody_follows_is_dropped_and_made_anew(
+    database: Database, tmp_path: Path
+) -> None:
+    database.execute(SCHEMA)
+    store, away = MemoryStore(record=True), False
+
+    def there(_: object) -> None:
+        if away:
+            raise SinkUnavailable("the target is away")
+
+    def make(context: SinkContext) -> MemorySink:
+        there(context)
+        return MemorySink(store, before_write=there)
+
+    config = SourceConfig(dsn=Secret(database.dsn()), name="engine", slot=database.name, publication="p")
+    settings = replace(SETTINGS, wal_budget=2 << 20, on_budget="drop", observe_interval=0.05, retry_limit=60)
+    flow = Pipeline(PostgresSource(config), {"a": make}, tmp_path, settings)
+    slots = "select slot_name from pg_replication_slots where slot_name = %s and not temporary"
+    async with running(flow):
+        away = True
+        database.execute("insert into t select n, repeat('x', 500) from generate_series(2001, 12000) n")
+        async with asyncio.timeout(20):
+            while database.execute(slots, [database.name]):  # noqa: ASYNC110  # the server has no event for it
+                await asyncio.sleep(0.05)
+        database.execute("delete from t where id < 500")
+        away = False
+        async with asyncio.timeout(20):
+            while not flow.status().ready:  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.05)
+        database.execute("insert into t values (20000, 'of the new slot')")
+        await flow.wait_for(token(database.server), timeout=10)
+        assert database.execute(slots, [database.name])
+    assert store.rows(T) == rows(database)

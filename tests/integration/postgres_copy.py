@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, cast
 
-from walcast.model import Batch, Checkpoint, Relation, SinkContext, TableId, TableStopped
+from walcast.model import Batch, Checkpoint, Relation, SinkContext, SourceIdentity, TableId, TableStopped
 from walcast.model.secret import Secret
 from walcast.postgres.source import PostgresSource, SourceConfig
 from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig
@@ -21,7 +21,7 @@ def sink_of(target: Database, name: str = "copy", **settings: Any) -> PostgresSi
     """A sink that is not open yet. `dsn` in the settings replaces the target's."""
     dsn = settings.pop("dsn", None) or target.dsn()
     config = PostgresSinkConfig(Secret(dsn), **settings)
-    return PostgresSink(config, SinkContext("test", name, cast(Any, None), "/nonexistent"))
+    return PostgresSink(config, SinkContext("test", name, SourceIdentity(0, 0, 0, ""), "/nonexistent"))
 
 
 class Copying:

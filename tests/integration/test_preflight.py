@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from walcast.model import ConfigError, OperatorError, TableId
+from walcast.model import ConfigError, Finding, OperatorError, TableId
 from walcast.model.secret import Secret
 from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import connect
 from walcast.postgres.local import LocalServer, find
-from walcast.postgres.preflight import CHECKS, Finding, preflight
+from walcast.postgres.preflight import CHECKS, preflight
 from walcast.postgres.preflight.server import version_finding
 from walcast.postgres.wanted import ensure_wanted, read_wanted
 from walcast.testing import PostgresServer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
@@ -14,8 +13,16 @@ from typing import Any
 import pytest
 from sink_tools import CONTEXT, put
 
-from walcast.model import ArrowTable, Change, ConfigError, Durability, OperatorError, RetryableError
-from walcast.sinks.handlers import Failure, Handlers, HandlerSink, HandlerSinkConfig
+from walcast.model import (
+    ArrowTable,
+    Change,
+    ConfigError,
+    Durability,
+    OperatorError,
+    RetryableError,
+    RowsRefused,
+)
+from walcast.sinks.handlers import Handlers, HandlerSink, HandlerSinkConfig
 from walcast.testing.batches import INT4, INT8
 from walcast.testing.conformance import Col, Tab, World
 from walcast.testing.conformance.scenarios import NOTES, USERS, everyday
@@ -232,8 +239,9 @@ class TestErrors:
         assert "secret" not in error.value.message
         assert "skip" in (error.value.hint or "")
 
-    async def test_or_it_goes_on_without_the_change(self, caplog: pytest.LogCaptureFixture) -> None:
-        handlers, seen, failures = Handlers(), list[int](), list[Failure]()
+    @pytest.mark.parametrize("policy", ["skip", "set_aside"])
+    async def test_or_it_goes_on_without_the_change(self, policy: Any) -> None:
+        handlers, seen = Handlers(), list[int]()
 
         @handlers.on()
         def odd(change: Change) -> None:
@@ -241,16 +249,39 @@ class TestErrors:
                 raise ValueError("odd")
             seen.append(change.row["id"])
 
-        async def keep(failure: Failure) -> None:
-            failures.append(failure)
-
-        config = HandlerSinkConfig(handlers, retries=0, on_error="skip")
-        with caplog.at_level(logging.ERROR):
-            async with HandlerSink(config, CONTEXT, skipped=keep) as opened:
+        async with sink(handlers, retries=0, on_error=policy) as opened:
+            with pytest.raises(RowsRefused) as error:
                 await put(opened, *inserted(6).batches())
         assert sorted(seen) == [0, 2, 4]
-        assert sorted(failure.changes[0].row["id"] for failure in failures) == [1, 3, 5]
-        assert [record.message for record in caplog.records] == ["handler_skipped"] * 3
+        assert (error.value.rest, sorted(one.place for one in error.value.refusals)) == ("done", [1, 3, 5])
+
+    async def test_of_a_list_each_change_is_tried_alone(self) -> None:
+        handlers, seen = Handlers(), list[list[int]]()
+
+        @handlers.batch("*")
+        def odd(changes: list[Change]) -> None:
+            if any(change.row["id"] % 2 for change in changes):
+                raise ValueError("odd")
+            seen.append([change.row["id"] for change in changes])
+
+        async with sink(handlers, retries=0, on_error="set_aside") as opened:
+            with pytest.raises(RowsRefused) as error:
+                await put(opened, *inserted(6).batches())
+        assert seen == [[0], [2], [4]]
+        assert [one.place for one in error.value.refusals] == [1, 3, 5]
+
+    async def test_what_has_no_row_stops_it(self) -> None:
+        handlers, stream = Handlers(), inserted(1)
+
+        @handlers.on("*", "message")
+        def broken(change: Change) -> None:
+            raise ValueError
+
+        with stream.transaction():
+            stream.message("p", b"content")
+        async with sink(handlers, retries=0, on_error="set_aside") as opened:
+            with pytest.raises(OperatorError, match="ValueError"):
+                await put(opened, *stream.batches())
 
     async def test_the_pipeline_retries_what_asks_for_it(self) -> None:
         handlers = Handlers()

@@ -195,7 +195,8 @@ async def test_flush_returns_once_the_wal_is_on_disk(postgres_factory: Factory) 
     server = postgres_factory(18, durable=True, settings={"wal_writer_delay": "10s"})
     database = Database.create(server)
     stream = Stream(T)
-    async with sink_of(database) as sink, sink_of(database, "strict", synchronous_commit="on") as strict:
+    apart: dict[str, Any] = {"synchronous_commit": "on", "schemas": {"public": "strict"}}
+    async with sink_of(database) as sink, sink_of(database, "strict", **apart) as strict:
         (batch,) = inserts(stream, 1, 100)
         await sink.prepare(batch.relations[0])
         assert await sink.write(batch) is Durability.ACCEPTED
@@ -364,3 +365,22 @@ async def test_the_sink_says_nothing_of_values(pair: Pair, caplog: pytest.LogCap
 def test_two_schemas_cannot_become_one() -> None:
     with pytest.raises(ValueError, match="two schemas"):
         sink_of(Any, dsn="x", schemas={"a": "c", "b": "c"})  # type: ignore[arg-type]  # it does not get that far
+
+
+async def test_two_pipelines_cannot_keep_one_table(
+    database: Database, make_database: Callable[[PostgresServer], Database]
+) -> None:
+    target = make_database(database.server)
+    database.execute("create table t (id int primary key); create table own (id int primary key)")
+    async with copying(database, target) as copy:
+        other = sink_of(target, "another")
+        async with other:
+            (relation,) = [r for r in copy.prepared.values() if r.table.name == "t"]
+            with pytest.raises(TableStopped, match="kept by sink 'copy' of pipeline 'test'") as caught:
+                await other.prepare(relation)
+            assert "walcast.relation" in str(caught.value.hint)
+        apart = sink_of(target, "apart", schemas={"public": "elsewhere"})
+        async with apart:
+            await apart.prepare(relation)
+        await copy.run("insert into t values (1)")
+        copy.assert_equal("t")

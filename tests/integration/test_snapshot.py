@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import LiteralString
+
 import pytest
 from source_tools import PUBLISH_ALL, Mirror, opened, source_rows
 
@@ -97,3 +100,24 @@ async def test_a_table_outside_the_publication_is_named(database: Database) -> N
     async with opened(database) as source:
         with pytest.raises(OperatorError, match=r"public\.other"):
             await Mirror(source).snapshot([TableId("public", "other")])
+
+
+async def test_a_snapshot_gives_way_to_somebody_who_waits_for_its_locks(database: Database) -> None:
+    """He has a transaction, which the slot waits for, and wants the table for himself, which the snapshot has locked."""
+    database.execute("create table t (id int primary key); insert into t values (1);" + PUBLISH_ALL)
+    with database.connect() as holder, database.connect() as other:
+        async with opened(database) as source:
+            holder.execute("begin; select pg_current_xact_id()")
+            reading = asyncio.ensure_future(Mirror(source).snapshot())
+            await _seen(database, "mode = 'AccessShareLock' and granted")
+            truncating = asyncio.ensure_future(asyncio.to_thread(other.execute, "truncate t"))
+            await _seen(database, "not granted")
+            holder.execute("commit")
+            await asyncio.wait_for(truncating, 20)
+            await asyncio.wait_for(reading, 20)
+
+
+async def _seen(database: Database, lock: LiteralString) -> None:
+    async with asyncio.timeout(10):
+        while not database.execute("select 1 from pg_locks where relation = 't'::regclass and " + lock):  # noqa: ASYNC110  # a server's state
+            await asyncio.sleep(0.02)

@@ -171,6 +171,25 @@ async def test_a_confirmed_commit_is_not_sent_again(any_database: Database) -> N
         assert slot.confirmed == batch.checkpoint.through
 
 
+async def test_a_stream_that_begins_later_does_not_confirm_what_lies_between(database: Database) -> None:
+    """A sink that this stream does not feed may still need it."""
+    database.execute("create table t (id int primary key);" + PUBLISH_ALL)
+    async with opened(database, status_interval=0.1) as source:
+        before = await source.slot()
+        mirror = Mirror(source)
+        database.execute("insert into t values (1)")
+        await mirror.follow()
+        database.execute("insert into t values (2)")
+        await mirror.follow()  # begins after the first
+        database.execute("insert into t values (3)")
+        await mirror.follow()
+        after = await source.slot()
+    assert before is not None
+    assert after is not None
+    assert after.confirmed == before.confirmed
+    assert mirror.rows("t") == [{"id": 1}, {"id": 2}, {"id": 3}]
+
+
 async def test_an_idle_slot_moves_on(any_database: Database) -> None:
     any_database.execute(TABLE + "create table other (n int); create publication p for table t;")
     async with opened(any_database, idle_interval=0.1, status_interval=0.2) as source:

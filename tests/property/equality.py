@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from walcast.decode import StreamBatch
-from walcast.decode.frames import Delivery, Implementation
+from walcast.decode.frames import Delivery, Frames, Implementation
 from walcast.model import DecodeError, ValueRangeError
 from walcast.testing.batches import batch_of
 
@@ -21,7 +21,7 @@ CHOICES = (
 
 def assert_equal_frames(ours: Any, theirs: Any, catalogs: tuple[Any, Any]) -> None:
     """Two implementations' frames show the same of everything."""
-    for method in ("relations", "transactions", "transaction_count", "last_transaction"):
+    for method in ("relations", "transactions", "transaction_count", "last_transaction", "end", "xids"):
         assert getattr(ours, method)() == getattr(theirs, method)(), method
     assert (ours.kind, len(ours)) == (theirs.kind, len(theirs))
     assert list(ours.entries()) == list(theirs.entries())
@@ -100,12 +100,14 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 def flattened(deliveries: list[Delivery]) -> list[Any]:
     """Entries of all batches with their relations whole: equal wherever batches were cut."""
+    return flattened_frames([delivery.frames for delivery in deliveries if delivery.frames is not None])
+
+
+def flattened_frames(batches: list[Frames]) -> list[Any]:
     found = []
-    for delivery in deliveries:
-        if delivery.frames is None:
-            continue
-        relations = delivery.frames.relations()
-        for entry in delivery.frames.entries():
+    for frames in batches:
+        relations = frames.relations()
+        for entry in frames.entries():
             detail = entry[-1]
             if entry[0] == b"T":
                 detail = (*detail[:2], tuple(relations[number][0] for number in detail[2]))

@@ -14,9 +14,11 @@ from walcast.model import (
     Change,
     Checkpoint,
     Column,
+    Cut,
     Lsn,
     Part,
     Position,
+    RawChange,
     Relation,
     SlotState,
     SnapshotTable,
@@ -24,6 +26,7 @@ from walcast.model import (
     SourceUnavailable,
     TableId,
     TypeInfo,
+    Visibility,
 )
 
 INT8 = TypeInfo(20, "pg_catalog", "int8")
@@ -70,12 +73,48 @@ class ScriptedBatch:
     def changes(self) -> Iterator[Change]:
         return iter(self.rows)
 
+    def raw(self) -> Iterator[RawChange]:
+        for change in self.rows:
+            assert change.relation is not None
+            op = {"insert": b"I", "update": b"U", "delete": b"D", "truncate": b"T"}[change.op]
+            new, old = (_sent(row, change.relation) for row in (change.new, change.old))
+            yield RawChange(
+                op,
+                list(self.relations).index(change.relation),
+                change.position.commit_lsn,
+                change.position.ordinal,
+                change.xid,
+                0,
+                *new,
+                b"K" if change.old is not None else b"",
+                *old,
+                (False, False, ()),
+            )
+
     def counts(self, relation: Relation) -> Mapping[str, int]:
         found: dict[str, int] = {}
         for change in self.rows:
             if change.relation == relation:
                 found[change.op] = found.get(change.op, 0) + 1
         return found
+
+    @property
+    def xids(self) -> Sequence[int]:
+        return [change.xid for change in self.rows if change.xid]
+
+    def upto(self, lsn: Lsn) -> ScriptedBatch | None:
+        if self.kind == "idle":
+            return self if self.checkpoint is None or self.checkpoint.through <= lsn else None
+        rows = tuple(change for change in self.rows if change.position.commit_lsn < lsn)
+        if self.kind == "snapshot" or len(rows) == len(self.rows):
+            return self
+        if not rows:
+            return None
+        last = rows[-1].position
+        assert self.checkpoint is not None
+        return replace(
+            self, rows=rows, checkpoint=Checkpoint(self.checkpoint.epoch, last, Lsn(last.commit_lsn + 30))
+        )
 
     def after(self, checkpoint: Checkpoint | None, starts: Mapping[TableId, Lsn]) -> ScriptedBatch | None:
         held = 0 if checkpoint is None else checkpoint.through
@@ -94,6 +133,35 @@ class ScriptedBatch:
         newer = self.checkpoint is not None and self.checkpoint.through > held
         return replace(self, kind="idle", rows=(), part=None, relations=()) if newer else None
 
+    def join(self, later: Sequence[Batch]) -> tuple[Batch, int]:
+        if self.kind == "idle" and later and later[0].part is None and later[0].kind != "snapshot":
+            found, more = later[0].join(later[1:])
+            return found, more + 1
+        joined, count = self, 0
+        for batch in later:
+            if not isinstance(batch, ScriptedBatch) or self.kind != "changes" or batch.kind == "snapshot":
+                break
+            known = {relation.oid: relation for relation in joined.relations}
+            if batch.part or self.part or any(known.get(r.oid, r) != r for r in batch.relations):
+                break
+            joined = replace(
+                joined,
+                relations=list({**known, **{r.oid: r for r in batch.relations}}.values()),
+                checkpoint=batch.checkpoint,
+                rows=joined.rows + batch.rows,
+                nbytes=joined.nbytes + batch.nbytes,
+                commit_time=batch.commit_time or joined.commit_time,
+            )
+            count += 1
+        return joined, count
+
+
+def _sent(row: dict[str, Any] | None, relation: Relation) -> tuple[bytes, tuple[bytes | None, ...]]:
+    if row is None:
+        return b"", ()
+    values = tuple(str(row[name]).encode() if name in row else None for name in relation.names)
+    return bytes(b"nt"[value is not None] for value in values), values
+
 
 @dataclass
 class Transaction:
@@ -101,6 +169,7 @@ class Transaction:
     end: Lsn
     changes: list[tuple[str, Relation, dict[str, Any]]]
     parts: int
+    xid: int
 
 
 @dataclass
@@ -118,11 +187,16 @@ class ScriptedServer:
     retained: int = 0
     news: asyncio.Event = field(default_factory=asyncio.Event)
     streams: int = 0
+    xid: int = (5 << 32) - 3
+    """The last transaction's; a few more and its lower half begins again."""
+    hidden: set[int] = field(default_factory=set)
+    """Transactions that were committed and are not visible yet."""
     check: Callable[[Lsn], None] | None = None
 
     def commit(self, *changes: tuple[str, Relation, dict[str, Any]], parts: int = 1) -> Lsn:
         """One transaction; the token of a writer that asks afterwards."""
-        transaction = Transaction(Lsn(self.at + 10), Lsn(self.at + 40), list(changes), parts)
+        self.xid += 1
+        transaction = Transaction(Lsn(self.at + 10), Lsn(self.at + 40), list(changes), parts, self.xid)
         for op, relation, row in changes:
             rows = self.rows.setdefault(relation.table, {})
             if op == "truncate":
@@ -138,6 +212,12 @@ class ScriptedServer:
 
     def put(self, number: int, n: int = 0, relation: Relation = USERS, parts: int = 1) -> Lsn:
         return self.commit(("insert", relation, {"id": number, "n": n}), parts=parts)
+
+    def cut(self) -> Cut:
+        """What a snapshot taken now sees, and the position now."""
+        return Cut(
+            self.at, Visibility(min(self.hidden, default=self.xid + 1), self.xid + 1, frozenset(self.hidden))
+        )
 
     def wake(self) -> None:
         self.news.set()
@@ -194,6 +274,12 @@ class ScriptedSource:
         self.server.confirmed = self.server.at
         self._export = self._exported()
         return self.server.at
+
+    async def drop_slot(self) -> bool:
+        assert not self._streaming, "somebody reads it"
+        there, self.server.confirmed = self.server.confirmed is not None, None
+        self.server.retained = 0
+        return there
 
     async def tables(self) -> Sequence[SnapshotTable]:
         return [
@@ -259,6 +345,15 @@ class ScriptedSource:
     async def position(self) -> Lsn:
         return self.server.at
 
+    async def visibility(self) -> Visibility:
+        return self.server.cut().visibility
+
+    async def nudge(self) -> None:
+        pass
+
+    async def unsettled(self) -> Sequence[int]:
+        return [xid & 0xFFFFFFFF for xid in self.server.hidden]
+
     def poke(self) -> None:
         self._poked = True
         self.server.wake()
@@ -286,6 +381,7 @@ def _batches(transaction: Transaction, epoch: int) -> Iterator[ScriptedBatch]:
             relation,
             new=None if op in ("delete", "truncate") else row,
             old=row if op == "delete" else None,
+            xid=transaction.xid & 0xFFFFFFFF,
         )
         for number, (op, relation, row) in enumerate(transaction.changes, 1)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
@@ -208,3 +209,101 @@ def test_an_idle_batch_has_nothing_but_a_checkpoint() -> None:
 def _one_insert(table: Table, row: wire.Row, decoder: Implementation) -> list[StreamBatch]:
     frames = [wire.relation(table), wire.begin(1, 1), wire.insert(table.oid, row), wire.commit(1, 2)]
     return batches_from(frames, implementation=decoder)
+
+
+def test_it_is_cut_at_a_position_into_two_halves(batch: StreamBatch) -> None:
+    head, rest = (
+        batch.upto(Lsn(0x1200)),
+        batch.after(Checkpoint(3, Position(Lsn(0x1100), 3), Lsn(0x1130)), {}),
+    )
+    assert head is not None
+    assert rest is not None
+    assert head.checkpoint == Checkpoint(3, Position(Lsn(0x1100), 3), Lsn(0x1130))
+    assert rest.checkpoint == batch.checkpoint
+    assert [*head.changes(), *rest.changes()] == list(batch.changes())
+    assert (list(head.xids), list(rest.xids), list(batch.xids)) == ([701], [702], [701, 702])
+    assert batch.upto(Lsn(0x1100)) is None
+    assert batch.upto(Lsn(0x1201)) is batch
+    assert rest.upto(Lsn(0x1200)) is None
+
+
+def test_the_half_before_a_position_keeps_the_checkpoint_of_changes_that_are_dropped(
+    batch: StreamBatch,
+) -> None:
+    without = batch.after(None, {TableId("app", "users"): Lsn(0x1200), TableId("app", "notes"): Lsn(0x1200)})
+    assert without is not None
+    head = without.upto(Lsn(0x1200))
+    assert (head, len(head or ())) == (head, 0)
+    assert head is not None
+    assert (head.kind, head.checkpoint) == ("idle", Checkpoint(3, Position(Lsn(0x1100), 3), Lsn(0x1130)))
+
+
+def test_a_part_is_on_one_side_of_a_position_with_its_whole_transaction(decoder: Implementation) -> None:
+    stream = Stream(USERS)
+    stream.begin()
+    for number in range(40):
+        stream.insert(USERS, [number, "x" * 20])
+    stream.commit()
+    parts = stream.batches(implementation=decoder, part_bytes=500)
+    assert len(parts) > 2
+    for part in parts:
+        assert part.upto(Lsn(0x1100)) is None
+        assert part.upto(Lsn(0x1101)) is part
+        emptied = part.after(None, {TableId("app", "users"): Lsn(0x2000)})
+        assert emptied is not None
+        assert emptied.upto(Lsn(0x1100)) is None
+        assert emptied.upto(Lsn(0x1101)) is emptied
+        assert list(part.xids) == [701]
+
+
+def test_batches_that_follow_each_other_are_joined_into_one(decoder: Implementation) -> None:
+    stream = Stream(USERS, NOTES)
+    for number in range(3):
+        stream.begin(origin_name=f"node {number}")
+        stream.insert(NOTES if number else USERS, ["7", number])
+        stream.message("prefix", b"content")
+        stream.truncate(USERS, NOTES)
+        stream.commit()
+    catalog = decoder.Catalog([])
+    first, *later = [_with(catalog, one) for one in stream.batches(implementation=decoder, batch_bytes=1)]
+    idle = IdleBatch(Checkpoint(1, later[-1].checkpoint.position, Lsn(0x9000)))  # type: ignore[union-attr]  # it is there
+    joined, count = first.join([*later, idle])
+    assert count == 3
+    assert (len(joined), joined.transactions, joined.checkpoint) == (12, 3, idle.checkpoint)
+    assert list(joined.changes()) == [change for batch in (first, *later) for change in batch.changes()]
+    assert joined.commit_time == later[-1].commit_time
+    behind, count = idle.join([first, *later])
+    assert (count, len(behind), behind.checkpoint) == (3, 12, later[-1].checkpoint)
+    rest = joined.after(first.checkpoint, {})
+    assert rest is not None
+    assert list(rest.changes()) == [change for batch in later for change in batch.changes()]
+
+
+def test_parts_other_versions_and_other_histories_are_not_joined(decoder: Implementation) -> None:
+    catalog = decoder.Catalog([])
+
+    def made(table: Table, epoch: int = 1, part_bytes: int = 1 << 20) -> StreamBatch:
+        stream = Stream(table)
+        stream.begin()
+        for number in range(3):
+            stream.insert(table, [str(number)] * len(table.columns))
+        stream.commit()
+        found = stream.batches(implementation=decoder, epoch=epoch, part_bytes=part_bytes)
+        return _with(catalog, found[0], epoch)
+
+    first, same = made(USERS), made(USERS)
+    wider = made(Table(USERS.oid, "app", "users", [*USERS.columns, ("more", TEXT)]))
+    renamed = made(Table(16_402, "app", "users", USERS.columns))
+    part, idle_part = made(USERS, part_bytes=1), IdleBatch(None, Part(1, True))
+    for other in (wider, renamed, made(USERS, epoch=2), part, idle_part):
+        assert first.join([other]) == (first, 0)
+        joined, count = first.join([same, other, same])
+        assert (count, len(joined)) in ((1, 6), (0, 3))
+    assert part.join([same]) == (part, 0)
+    assert first.join([]) == (first, 0)
+
+
+def _with(catalog: Any, batch: StreamBatch, epoch: int = 1) -> StreamBatch:
+    """Batches of one stream share its catalog."""
+    given = {"epoch": epoch, "checkpoint": batch.checkpoint, "part": batch.part}
+    return StreamBatch(batch.frames, batch.relations, catalog, **given)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from engine_tools import SETTINGS, USERS, ScriptedServer, ScriptedSource, running, until
+from engine_tools import SETTINGS, USERS, ScriptedBatch, ScriptedServer, ScriptedSource, running, until
 
 from walcast.engine import (
     POLICY,
@@ -29,12 +29,15 @@ from walcast.engine import (
 )
 from walcast.engine.backoff import Backoff
 from walcast.engine.control import ControlError, ControlServer
+from walcast.engine.inbox import Inbox
 from walcast.engine.journal import FileJournal
 from walcast.engine.ledger import Ledger
 from walcast.engine.metrics import METRICS, Metrics
+from walcast.engine.statefile import StateFile
 from walcast.engine.tables import TableBook
 from walcast.engine.tasks import end
 from walcast.model import (
+    Change,
     Checkpoint,
     ConfigError,
     FatalError,
@@ -164,6 +167,76 @@ async def test_a_journal_keeps_the_old_map_or_the_new_one(tmp_path: Path) -> Non
     path.write_text("[]")
     with pytest.raises(OperatorError, match="not a journal"):
         await FileJournal(path).load()
+
+
+async def test_sinks_that_are_admitted_side_by_side_are_all_noted(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    state = StateFile(tmp_path)
+    await state.load()
+    await asyncio.gather(*(state.ask_anew(name, None) for name in names))
+    assert all(state.wants_all_anew(name) for name in names)
+
+    async def admitted(name: str) -> None:
+        await state.know([name])
+        await state.anew_done(name)
+
+    await asyncio.gather(*map(admitted, names))
+    for found in (state, StateFile(tmp_path)):
+        await found.load()
+        assert [name for name in names if found.knows(name)] == names
+        assert not any(found.wants_all_anew(name) for name in names)
+
+
+# -- the inbox
+
+
+def _transactions(count: int, nbytes: int) -> list[ScriptedBatch]:
+    found = []
+    for number in range(1, count + 1):
+        change = Change("insert", Position(Lsn(number * 100), 1), USERS, new={"id": number})
+        checkpoint = Checkpoint(1, Position(Lsn(number * 100), 1), Lsn(number * 100 + 50))
+        found.append(ScriptedBatch("changes", [USERS], checkpoint, (change,), None, nbytes, 1.0))
+    return found
+
+
+def test_an_inbox_is_bounded_in_bytes_and_joins_what_waits() -> None:
+    inbox, session, share = Inbox(1 << 20, TableBook(copy=False)), object(), 1 << 20
+    inbox.attach(session, None)
+    offered = _transactions(500, 10_000)
+    taken = [batch for batch in offered if inbox.offer(session, batch)]
+    assert 80 < len(taken) < 105
+    assert inbox.held <= share
+    given = []
+    while len(inbox):
+        batch = inbox.take()
+        assert batch.nbytes <= share // 4
+        given.append(batch)
+    assert [change.new for batch in given for change in batch.changes()] == [
+        change.new for batch in taken for change in batch.changes()
+    ]
+    assert len(given) == 4
+    assert inbox.held > share * 3 // 4, "what is not durable still counts"
+    assert inbox.replay()
+    assert len(inbox) == 4
+    while len(inbox):
+        inbox.take()
+    inbox.settled()
+    assert inbox.held == 0
+
+
+def test_a_batch_beyond_the_share_goes_through_alone() -> None:
+    inbox, session = Inbox(1 << 20, TableBook(copy=False)), object()
+    inbox.attach(session, None)
+    small, big, after = (*_transactions(1, 10), *_transactions(3, 4 << 20)[1:])
+    assert inbox.offer(session, small)
+    assert not inbox.offer(session, big)
+    assert inbox.take().nbytes == small.nbytes
+    inbox.settled()
+    assert inbox.offer(session, big)
+    assert not inbox.offer(session, after)
+    assert inbox.take().nbytes == big.nbytes
+    inbox.settled()
+    assert inbox.held == 0
 
 
 # -- metrics, settings, failpoints

@@ -20,6 +20,7 @@ from walcast.model import (
     Relation,
     Sink,
     SinkContext,
+    SinkUnavailable,
     TableId,
     TableStopped,
 )
@@ -129,9 +130,10 @@ async def test_a_failing_sink_is_fed_again_without_opening_the_stream_again(
     other = MemoryStore()
     sinks = {"a": FaultySink(MemorySink(store), faults), "b": MemorySink(other)}
     async with running(flow := pipeline(server, tmp_path, **sinks)):
-        for number in range(10, 20):
-            server.put(number)
-        await flow.wait_for(server.at, timeout=5)
+        for ten in (10, 20):
+            for number in range(ten, ten + 5):
+                server.put(number)
+            await flow.wait_for(server.at, timeout=5)
         assert flow.status().sink("a").retries == 3
         assert flow.status().sink("a").error is None
     assert server.streams == 1
@@ -197,6 +199,28 @@ async def test_a_stalled_sink_is_detached_and_catches_up(
     assert stalled.rows(USERS.table) == store.rows(USERS.table) == server.expected()
 
 
+async def test_a_slow_sink_paces_nobody_and_catches_up_in_few_writes(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    slow = MemoryStore(record=True)
+    faults = Faults(script={"write.before": {12: "stall"}})
+    sinks: dict[str, Sink] = {"slow": FaultySink(MemorySink(slow), faults), "other": MemorySink(store)}
+    async with running(flow := pipeline(server, tmp_path, replace(SETTINGS, stall_limit=30.0), **sinks)):
+        for number in range(20):
+            await flow.wait_for(server.put(100 + number), "other", timeout=5)
+        await asyncio.wait_for(faults.stalled.wait(), 5)
+        for number in range(200):
+            server.put(200 + number)
+        await flow.wait_for(server.at, "other", timeout=5)
+        before = faults.passed["write.before"]
+        faults.resume()
+        await flow.wait_for(server.at, timeout=5)
+        assert faults.passed["write.before"] <= before + 2
+    assert slow.rows(USERS.table) == store.rows(USERS.table) == server.expected()
+    assert len(slow.changes) == len(store.changes) == 220
+    assert server.streams == 1
+
+
 async def test_a_sink_that_is_let_go_frees_the_slot_and_is_copied_anew(
     server: ScriptedServer, store: MemoryStore, tmp_path: Path
 ) -> None:
@@ -228,6 +252,80 @@ async def test_beyond_the_wal_budget_a_stopped_sink_is_let_go(
         server.retained = 1001
         await until(lambda: (server.confirmed or 0) >= server.wal[-1].end)
         assert flow.status().sink("a").state is SinkState.RELEASED
+
+
+async def test_at_the_wal_budget_a_sink_is_held_on_to_when_the_settings_say_so(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = Faults(script={"write.before": {4: "stop"}})
+    settings = replace(SETTINGS, wal_budget=1000, observe_interval=0.01, on_budget="hold")
+    sinks = {"a": FaultySink(MemorySink(), faults), "b": MemorySink(store)}
+    async with running(flow := pipeline(server, tmp_path, settings, **sinks)):
+        await flow.wait_for(server.put(10), "b", timeout=5)
+        server.retained = 5000
+        await until(lambda: "wal_budget_near" in caplog.text)
+        await asyncio.sleep(0.05)
+        assert flow.status().sink("a").state is SinkState.STOPPED
+        assert (server.confirmed or 0) < server.wal[-1].end
+
+
+async def test_at_the_wal_budget_the_slot_stays_for_those_that_follow_and_goes_when_nobody_does(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    faults = Faults(script={"write.before": {4: "stop"}})
+    settings = replace(SETTINGS, wal_budget=1000, observe_interval=0.01, on_budget="drop")
+    sinks = {"a": FaultySink(MemorySink(), faults), "b": MemorySink(store)}
+    async with running(flow := pipeline(server, tmp_path, settings, **sinks)):
+        server.put(10)
+        server.retained = 1001
+        await until(lambda: flow.status().sink("a").state is SinkState.RELEASED)
+        await until(lambda: (server.confirmed or 0) >= server.wal[-1].end)
+        assert server.confirmed is not None, "b needs it"
+        server.retained = 0
+
+
+async def test_a_slot_that_nobody_follows_is_dropped_at_the_budget_and_all_is_copied_anew(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, wal_budget=1000, observe_interval=0.01, on_budget="drop")
+    away = False
+
+    def there(_: object) -> None:
+        if away:
+            raise SinkUnavailable("the target is away")
+
+    def make(context: SinkContext) -> MemorySink:
+        there(context)
+        return MemorySink(store, before_write=there)
+
+    async with running(flow := Pipeline(ScriptedSource(server), {"a": make}, tmp_path, settings)):
+        await flow.wait_for(server.put(10), timeout=5)
+        away = True
+        server.put(11)
+        server.retained = 1001
+        await until(lambda: server.confirmed is None)
+        server.put(12)
+        away = False
+        await until(lambda: flow.status().ready)
+        await flow.wait_for(server.put(13), timeout=5)
+    assert store.rows(USERS.table) == server.expected()
+
+
+async def test_a_pipeline_that_ends_at_the_budget_drops_the_slot_behind_it(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, wal_budget=1000, on_budget="drop")
+    async with running(flow := pipeline(server, tmp_path, settings, a=MemorySink(store))):
+        await flow.wait_for(server.put(10), timeout=5)
+    server.put(11)
+    server.retained = 1001
+    faults = Faults(script={"open": {1: "stop"}})
+    with pytest.raises(OperatorError, match="injected at open"):
+        await pipeline(server, tmp_path, settings, a=FaultySink(MemorySink(store), faults)).run()
+    assert server.confirmed is None
+    async with running(flow := pipeline(server, tmp_path, settings, a=MemorySink(store))):
+        await flow.wait_for(server.put(12), timeout=5)
+    assert store.rows(USERS.table) == server.expected()
 
 
 async def test_sinks_at_different_checkpoints_each_get_what_they_lack(

@@ -27,6 +27,7 @@ from walcast.testing.memory import MemorySink, MemoryStore
 
 HERE = SourceIdentity(7, 1, 180000, "db")
 SLOT = SlotState("slot", Lsn(100), Lsn(90), None, "reserved", None, 0)
+FAR = Lsn(1 << 40)
 HISTORY = History(7, 1, 1, 1, Lsn(50))
 PROMOTED = replace(HERE, timeline=2)
 
@@ -40,12 +41,12 @@ def judged(
 ) -> tuple[Checkpoint | None, bool]:
     settings: dict[str, object] = {"left_at": None, "anew": False, "resnapshot": False} | asked
     epoch = 1 if identity == HERE else 2
-    admission = admit(record, identity, epoch, SLOT, **settings)  # type: ignore[arg-type]  # as above
+    admission = admit(record, identity, epoch, SLOT, FAR, **settings)  # type: ignore[arg-type]  # as above
     return admission.checkpoint, admission.fresh
 
 
 def test_a_new_sink_begins_at_the_slot() -> None:
-    admission = admit(Record("a", None, None), HERE, 1, SLOT, left_at=None, anew=False, resnapshot=False)
+    admission = admit(Record("a", None, None), HERE, 1, SLOT, FAR, left_at=None, anew=False, resnapshot=False)
     assert (admission.checkpoint, admission.fresh, admission.floor) == (None, True, Lsn(100))
 
 
@@ -106,10 +107,21 @@ def test_checkpoints_of_an_earlier_epoch_count_after_a_promotion_but_not_after_a
             PROMOTED,
             2,
             replace(SLOT, confirmed=Lsn(110)),
+            FAR,
             left_at=None,
             anew=False,
             resnapshot=False,
         )
+
+
+def test_a_source_whose_positions_went_back_is_refused_or_copied_anew() -> None:
+    record, settings = Record("a", at(120), HISTORY), {"left_at": None, "anew": False, "resnapshot": False}
+    assert admit(record, HERE, 1, SLOT, Lsn(120), **settings).checkpoint == at(120)  # type: ignore[arg-type]  # as above
+    with pytest.raises(OperatorError, match="restored to an earlier state"):
+        admit(record, HERE, 1, SLOT, Lsn(119), **settings)  # type: ignore[arg-type]  # as above
+    for asked in ("anew", "resnapshot"):
+        admission = admit(record, HERE, 2, SLOT, Lsn(119), **settings | {asked: True})  # type: ignore[arg-type]  # as above
+        assert (admission.checkpoint, admission.fresh, admission.history.since) == (None, True, 2)
 
 
 def test_the_epoch_rises_with_the_history() -> None:

@@ -17,10 +17,10 @@ from walcast.app.binding import Place, bind, human, settings_of
 from walcast.app.logs import JsonFormatter, TextFormatter
 from walcast.app.scaffold import to_toml
 from walcast.app.settings import Settings, load, shown
-from walcast.app.token import Token
 from walcast.app.toml import TomlFile
 from walcast.model import ConfigError, Lsn, OperatorError, SourceIdentity
 from walcast.model.secret import Secret
+from walcast.model.token import Token
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""`walcast map`, and documents through `walcast run`, as a person uses them."""
+
+from __future__ import annotations
+
+import re
+
+import ladybug
+from tests.acceptance.person import Person
+
+from walcast.sinks.search import SearchIndex
+from walcast.testing.postgres import Database
+
+MAPPING = """
+[mapping.documents.fruits]
+table = "shop.fruit"
+fields = { name = "name", file = "id", label = { template = "{id}: {name}" } }
+
+[mapping.documents.fruits.nested.crates]
+table = "shop.crates"
+on = { fruit = "id" }
+fields = { crate = "id" }
+
+[mapping.vertices.Fruit]
+table = "shop.fruit"
+
+[sinks.copy]
+type = "documents"
+"""
+
+
+def configure(person: Person, shop: Database, mapping: str = MAPPING) -> None:
+    shop.execute("create publication walcast for table shop.fruit, shop.crates")
+    source = f'[source]\ndsn = "{shop.dsn(via="tcp")}"\nslot = "{shop.name}"\ninclude = ["shop.*"]\n'
+    person.write(f'{source}{mapping}dsn = "{shop.dsn(via="tcp")}"\n')
+
+
+def test_what_a_row_becomes_is_shown_and_checked(person: Person, shop: Database) -> None:
+    shop.execute("insert into shop.crates values (1, 7)")
+    configure(person, shop)
+    shown = person.run("map", "show", "fruits", "7")
+    assert "document fruits: a row of shop.fruit, id (id)" in shown.out
+    assert "crates: array of shop.crates where shop.crates.fruit = id" in shown.out
+    listed = person.run("map", "show", "--json").json
+    assert [item["target"] for item in listed] == ["fruits", "Fruit"]
+    assert listed[0]["example"]["body"] == {"name": "fruit 1", "file": 1, "label": "1: fruit 1", "crates": []}
+    slow = person.run("map", "check", code=6)
+    assert "fruits looks up shop.crates by (fruit), for which there is no index" in slow.out
+    assert "create index concurrently on shop.crates (fruit)" in slow.out
+    shop.execute("create index on shop.crates (fruit)")
+    assert person.run("map", "check").out == "the mapping is sound\n"
+    shop.execute("alter publication walcast drop table shop.crates")
+    unpublished = person.run("map", "check", code=3)
+    assert "alter publication walcast add table shop.crates" in unpublished.out
+    assert "no row with the key" in person.run("map", "show", "fruits", "100000", code=3).error
+
+
+def test_a_mapping_that_names_what_is_not_there_is_refused_with_the_line(
+    person: Person, shop: Database
+) -> None:
+    configure(person, shop, MAPPING.replace("{ crate =", '{ fruit = "friut", crate ='))
+    wrong = person.run("map", "check", code=2)
+    assert (
+        wrong.error
+        == "walcast.toml:13: mapping.documents.fruits.nested.crates.fields.fruit: shop.crates has no column 'friut'"
+    )
+    assert wrong.hint == "did you mean 'fruit'?"
+    for right, bad, says, hint in (
+        (
+            'table = "shop.fruit"',
+            'table = "shop.friut"',
+            "walcast.toml:5: .* there is no table shop.friut",
+            "shop.fruit",
+        ),
+        ("fields = { name", "feilds = { name", "walcast.toml:6: .* no setting 'feilds'", "fields"),
+        ("{id}: {name}", "{id.x}", "walcast.toml:6: .*a template names columns", ""),
+    ):
+        text = MAPPING.replace(right, bad, 1)
+        person.write(f'[source]\ndsn = "{shop.dsn(via="tcp")}"\n{text}dsn = "x"\n')
+        answer = person.run("map", "check", code=2)
+        assert re.search(says, answer.error), answer.err
+        assert hint in answer.hint
+
+
+def test_documents_graph_and_search_follow_the_source(person: Person, shop: Database) -> None:
+    others = (
+        '[sinks.find]\ntype = "search"\npath = "search"\n[sinks.net]\ntype = "graph"\npath = "net.lbug"\n'
+    )
+    configure(person, shop, MAPPING.replace("[sinks.copy]", f"{others}[sinks.copy]"))
+    person.run("map", "check", code=6)
+    run = person.start("run")
+    shop.execute("insert into shop.crates values (1, 7), (2, 7)")
+    shop.execute("update shop.fruit set name = 'kiwi' where id = 7")
+    run.says("stream_started|streaming|table_copied.*crates")
+    token = person.run("token").out.strip()
+    person.run("wait", token)
+    ((body,),) = shop.execute("select body from derived.fruits where id = '7'")
+    assert body == {"name": "kiwi", "file": 7, "label": "7: kiwi", "crates": [{"crate": 1}, {"crate": 2}]}
+    assert shop.execute('select count(*) from derived."Fruit"') == [(100,)]
+    (hit,) = SearchIndex(person.folder / "search", "fruits").search("kiwi")
+    assert hit.body == body
+    assert hit.highlights["name"] == "<b>kiwi</b>"
+    status = person.run("status", "--json").json
+    assert {sink["name"]: sink["state"] for sink in status["sinks"]} == dict.fromkeys(
+        ("find", "net", "copy"), "streaming"
+    )
+    assert run.stop() == 0
+    at_rest = person.run("status", "--json").json
+    assert {sink["name"] for sink in at_rest["sinks"]} == {"find", "net", "copy"}
+    doctor = person.run("doctor", "--json", code=3)
+    names = {finding["name"] for finding in doctor.json["findings"]}
+    assert "mapping_no_index" in names
+    assert not {name for name in names if name.startswith("sink")}
+    database = ladybug.Database(str(person.folder / "net.lbug"), read_only=True)
+    connection = ladybug.Connection(database)
+    result = connection.execute("match (f:Fruit {_key: '7'}) return f.name")
+    assert not isinstance(result, list)
+    assert result.get_next() == ["kiwi"]
+    result.close()
+    connection.close()
+    database.close()
+
+
+def test_a_sink_of_documents_without_a_mapping_is_refused(person: Person, shop: Database) -> None:
+    configure(person, shop, '[sinks.copy]\ntype = "documents"\n')
+    answer = person.run("run", code=2)
+    assert "there is no mapping" in answer.error

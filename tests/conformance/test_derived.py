@@ -1,0 +1,130 @@
+"""Every store of documents, vertices and edges through one suite."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from walcast.model import SinkContext, SourceIdentity
+from walcast.model.derived import DerivedStore
+from walcast.model.secret import Secret
+from walcast.sinks.documents import DocumentsConfig, DocumentsStore
+from walcast.sinks.graph import GraphConfig, GraphStore
+from walcast.sinks.search import SearchConfig, SearchIndex, SearchStore
+from walcast.testing.conformance import Content, DerivedConformance
+from walcast.testing.derived import DerivedState, MemoryDerivedStore
+from walcast.testing.postgres import Database
+
+
+def context() -> SinkContext:
+    return SinkContext("conformance", "copy", SourceIdentity(7_000_000_000, 1, 180000, "app"), ".")
+
+
+class TestMemoryStore(DerivedConformance):
+    seeds = 15
+
+    @pytest.fixture
+    def make_place(self) -> Any:
+        return DerivedState
+
+    def make_store(self, place: DerivedState) -> DerivedStore:
+        return MemoryDerivedStore(place)
+
+    async def content(self, place: DerivedState) -> Content:
+        return {
+            name: {id_: (put.body, put.ends) for id_, (_, put) in there.items()}
+            for name, there in place.collections.items()
+        }
+
+
+class TestVersionedMemoryStore(TestMemoryStore):
+    """It keeps versions and no checkpoint: batches come again."""
+
+    def make_store(self, place: DerivedState) -> DerivedStore:
+        return MemoryDerivedStore(place, forgets=True)
+
+
+class TestDocumentsStore(DerivedConformance):
+    @pytest.fixture
+    def make_place(self, database: Database) -> Any:
+        numbers = count()
+        return lambda: (database, f"derived_{next(numbers)}")
+
+    def make_store(self, place: tuple[Database, str]) -> DerivedStore:
+        database, schema = place
+        return DocumentsStore(DocumentsConfig(Secret(database.dsn()), schema), context())
+
+    async def content(self, place: tuple[Database, str]) -> Content:
+        database, schema = place
+        with psycopg.connect(database.dsn()) as connection:
+            names = connection.execute(
+                sql.SQL("select name from {}._walcast_collection").format(sql.Identifier(schema))
+            ).fetchall()
+            found: Content = {}
+            for (name,) in names:
+                rows = connection.execute(
+                    sql.SQL("select id, body, source, target from {}").format(sql.Identifier(schema, name))
+                ).fetchall()
+                found[name] = {
+                    id_: (body, None if source is None else (source, target))
+                    for id_, body, source, target in rows
+                }
+        return found
+
+
+class TestGraphStore(DerivedConformance):
+    seeds = 3
+
+    def make_store(self, place: Path) -> DerivedStore:
+        return GraphStore(GraphConfig(place / "graph.lbug", memory=64 << 20, threads=1), context())
+
+    async def content(self, place: Path) -> Content:
+        store = GraphStore(GraphConfig(place / "graph.lbug", memory=64 << 20, threads=1), context())
+        found: Content = {}
+        async with store:
+            for name in await store.built():
+                made = store._labels[name].made
+                fields = "".join(f", n.`{field}`" for field, _ in made.fields)
+                ends = made.kind == "edge"
+                what = f"(a)-[n:`{name}`]->(b)" if ends else f"(n:`{name}`)"
+                where = "" if ends else " where n._ghost = false"
+                _, rows = await store.query(
+                    f"match {what}{where} return {'a._key, b._key' if ends else '0, 0'}, n._key{fields}"
+                )
+                assert len({row[2] for row in rows}) == len(rows)
+                found[name] = {
+                    key: (
+                        dict(zip([field for field, _ in made.fields], values, strict=True)),
+                        (a, b) if ends else None,
+                    )
+                    for a, b, key, *values in rows
+                }
+            _, ghosts = await store.query(
+                "match (n:User) where n._ghost = true and not exists { match (n)-[]-() } return n._key"
+            )
+            assert ghosts == []
+        return found
+
+
+class TestSearchStore(DerivedConformance):
+    seeds = 2
+
+    def make_store(self, place: Path) -> DerivedStore:
+        return SearchStore(SearchConfig(place / "search", memory=16 << 20), context())
+
+    async def content(self, place: Path) -> Content:
+        found: Content = {}
+        store = self.make_store(place)
+        async with store:
+            names = list(await store.built())
+        for name in names:
+            index = SearchIndex(place / "search", name)
+            ids = index.ids()
+            assert len(set(ids)) == len(ids)
+            found[name] = {id_: (index.get(id_) or {}, None) for id_ in ids}
+        return found

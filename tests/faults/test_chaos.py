@@ -1,0 +1,46 @@
+"""Every fault that `make chaos` knows, once, on one running pipeline; and a short run of random ones.
+
+Death at each named failpoint is in test_engine_faults.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from tests.chaos import faults
+from tests.chaos.stage import Stage, stage, temporary
+
+pytestmark = [
+    pytest.mark.xdist_group("chaos"),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(180),
+]
+ONCE = [name for name in faults.FAULTS if not name.startswith("kill at ")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running() -> AsyncIterator[Stage]:
+    folder = temporary("tests")
+    shutil.rmtree(folder, ignore_errors=True)
+    async with stage(folder, 1) as made:
+        yield made
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", ONCE)
+async def test_after_the_fault_every_copy_equals_the_source(running: Stage, name: str) -> None:
+    await faults.FAULTS[name].do(running)
+    await running.settle(whole=True)
+
+
+async def test_after_faults_by_chance_every_copy_equals_the_source(running: Stage) -> None:
+    kills = running.kills
+    for _ in range(6):
+        await faults.choose(running, ("kill",)).do(running)
+        await running.settle()
+    assert running.kills >= kills + 6
+    assert running.handled.calls
+    assert running.writer.transactions

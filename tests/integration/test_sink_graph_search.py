@@ -1,0 +1,116 @@
+"""The embedded graph and search as an application asks them, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from walcast.model import Checkpoint, Lsn, OperatorError, Position, SinkContext, SourceIdentity, WalcastError
+from walcast.model.derived import Collection, Delete, Derived, Put
+from walcast.sinks.graph import GraphConfig, GraphStore
+from walcast.sinks.search import SearchConfig, SearchIndex, SearchStore
+
+CONTEXT = SinkContext("p", "s", SourceIdentity(1, 1, 180000, "app"), ".")
+POSTS = Collection(
+    "posts", "document", (("title", "text"), ("body", "text"), ("tags", "json"), ("n", "integer")), "f1"
+)
+USER = Collection("User", "vertex", (("name", "text"),), "f1")
+FOLLOWS = Collection("FOLLOWS", "edge", (("since", "integer"),), "f1", ends=("User", "User"))
+AT = Checkpoint(1, Position(Lsn(100), 1), Lsn(120))
+
+
+async def filled(
+    store: GraphStore | SearchStore, collections: Sequence[Collection], *written: Derived
+) -> None:
+    for made in collections:
+        await store.begin(made)
+        await store.finish(made)
+    for derived in written:
+        await store.write(derived)
+    await store.flush()
+
+
+def post(id_: str, title: str, body: str, n: object = 1) -> Put:
+    return Put("posts", id_, {"title": title, "body": body, "tags": [{"label": f"tag{id_}"}], "n": n})
+
+
+async def test_search_finds_words_likes_and_marks_them(tmp_path: Path) -> None:
+    posts = [
+        post("1", "Whales", "Whales swim in the deep sea and sing to other whales"),
+        post("2", "The sea", "Ships sail the sea where whales swim and sing", 1 << 70),
+        post("3", "Bread", "Flour, water and salt are mixed and baked"),
+    ]
+    async with SearchStore(SearchConfig(tmp_path / "i"), CONTEXT) as store:
+        await filled(store, [POSTS], Derived(5, posts, checkpoint=AT))
+        index = SearchIndex(tmp_path / "i", "posts")  # beside the writer, as another process
+        first, second = index.search("swimming whale", ["body"])
+        assert {first.id, second.id} == {"1", "2"}
+        assert first.score >= second.score
+        assert "<b>swim</b>" in first.highlights["body"]
+        assert [hit.id for hit in index.search("tags.label:tag3")] == ["3"]
+        assert [hit.id for hit in index.search('title:"bre')] == []
+        likes = index.more_like("1", ["title", "body"])
+        assert [hit.id for hit in likes] == ["2", "3"]  # "and" is all that the last one shares
+        assert likes[0].score > 3 * likes[1].score
+        assert index.more_like("none") == []
+        assert index.checkpoint == AT
+        await store.write(Derived(6, deletes=[Delete("posts", "2")]))
+        assert len(index.search("whales")) == 2, "nothing is seen before it is committed"
+        await store.flush()
+        assert [hit.id for hit in index.search("whales")] == ["1"]
+
+
+async def test_an_index_has_one_writer_and_a_folder_one_owner(tmp_path: Path) -> None:
+    config = SearchConfig(tmp_path / "i")
+    other = SinkContext("p", "other", CONTEXT.source, ".")
+    async with SearchStore(config, CONTEXT) as store:
+        await filled(store, [POSTS])
+        with pytest.raises(WalcastError, match="written by another process"):
+            async with SearchStore(config, CONTEXT):
+                pass
+        with pytest.raises(OperatorError, match="belongs to p/s"):
+            async with SearchStore(config, other):
+                pass
+    (tmp_path / "i" / "walcast.json").write_text("{")
+    with pytest.raises(OperatorError, match="damaged"):
+        async with SearchStore(config, CONTEXT):
+            pass
+
+
+async def test_friends_of_friends_cycles_and_edges_before_their_vertices(tmp_path: Path) -> None:
+    pairs = ["1:2", "2:3", "3:1", "3:4", "4:4"]
+    edges = [Put("FOLLOWS", pair, {"since": int(pair[0])}, (), (pair[0], pair[2])) for pair in pairs]
+    people = [Put("User", id_, {"name": f"user {id_}"}) for id_ in "123"]
+    async with GraphStore(GraphConfig(tmp_path / "g.lbug"), CONTEXT) as store:
+        await filled(store, [USER, FOLLOWS], Derived(1, edges), Derived(2, people, checkpoint=AT))
+        _, rows = await store.query(
+            "match (a:User {_key: '1'})-[e:FOLLOWS* shortest 1..5]->(b:User) where not b._ghost return b.name, length(e)"
+        )
+        assert sorted(rows) == [["user 2", 1], ["user 3", 2]]
+        _, rows = await store.query("match (n:User) where n._ghost return n._key")
+        assert rows == [["4"]]
+        gone = [Delete("FOLLOWS", pair) for pair in ("3:4", "4:4")]
+        await filled(store, [], Derived(3, deletes=[*gone, Delete("User", "2")]))
+        _, rows = await store.query("match (n:User) return n._key, n._ghost order by n._key")
+        assert rows == [["1", False], ["2", True], ["3", False]]
+    async with GraphStore(GraphConfig(tmp_path / "g.lbug"), CONTEXT) as store:
+        assert await store.checkpoint() == AT
+
+
+async def test_a_graph_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    config = GraphConfig(tmp_path / "g.lbug")
+    async with GraphStore(config, CONTEXT):
+        with pytest.raises(OperatorError, match="open in another process"):
+            async with GraphStore(config, CONTEXT):
+                pass
+    async with GraphStore(config, CONTEXT) as store:
+        with pytest.raises(OperatorError, match="cannot be a name"):
+            await store.begin(Collection("a`b", "vertex", (), "f"))
+    (tmp_path / "x.lbug").write_bytes(b"no graph" * 1000)
+    with pytest.raises(OperatorError) as caught:
+        async with GraphStore(GraphConfig(tmp_path / "x.lbug"), CONTEXT):
+            pass
+    assert "x.lbug" in caught.value.message
+    assert caught.value.hint
