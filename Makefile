@@ -33,6 +33,9 @@ $(STAMP): pyproject.toml constraints.txt native/build_hook.py $(RUST)
 demo: setup ## Replicate a live PostgreSQL into four copies and compare them (CHECK=1: unattended, one JSON line)
 	@$(BIN)/walcast demo $(if $(CHECK),--check)
 
+lab: setup ## A primary and two replicas to write to, read from, break and repair (PLAIN=1: a numbered menu)
+	@$(BIN)/walcast lab $(if $(PLAIN),--plain)
+
 test: export WALCAST_NATIVE = require
 test: check rust pytest ## Everything that must hold: checks, Rust tests, Python tests, the docs' commands
 
@@ -56,8 +59,14 @@ pytest: setup ## Python tests in parallel
 bench: setup ## Every figure of the README, side by side in one run (ARGS="--only stream --runs 5")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-fuzz: setup ## Hostile frames against both decoders (SECONDS_=60 SEED=1)
-	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS_),60) $(if $(SEED),--seed $(SEED))
+fuzz: setup ## Hostile frames against both decoders (SECONDS_=60 SEED=1); INPUTS=10000000: the native one alone
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS_),$(if $(INPUTS),86400,60)) $(if $(SEED),--seed $(SEED)) $(if $(INPUTS),--inputs $(INPUTS))
+
+chaos: setup ## A pipeline under random faults, every copy compared after each (SECONDS_=120 SEED=1 CYCLES=1000 ONLY=kill,line)
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS_),$(if $(CYCLES),86400,120)) $(if $(SEED),--seed $(SEED)) $(if $(CYCLES),--cycles $(CYCLES)) $(if $(ONLY),--only $(ONLY))
+
+verify-soak: setup ## Compare copies while everything is written; no difference may be found (ROUNDS=1000 SECONDS_=120 SEED=1 SINKS=copy,lake)
+	@$(BIN)/python -m tests.soak_verify --rounds $(or $(ROUNDS),1000) --seconds $(or $(SECONDS_),120) --seed $(or $(SEED),1) --sinks $(or $(SINKS),copy,lake)
 
 docs: setup ## Regenerates the reference pages from the code
 	@$(BIN)/python -m walcast.app.reference docs/reference
@@ -65,4 +74,4 @@ docs: setup ## Regenerates the reference pages from the code
 clean: ## Removes what the targets made
 	rm -rf $(VENV) native/target src/walcast/accel/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help setup demo test check rust pytest bench fuzz docs clean
+.PHONY: help setup demo lab test check rust pytest bench fuzz chaos verify-soak docs clean

@@ -25,7 +25,7 @@ from psycopg.pq.abc import PGconn
 
 from benchmarks import workloads
 from benchmarks.harness import Contest, Plan, Run, child, percentile
-from benchmarks.pipelines import running
+from benchmarks.pipelines import NullSink, running
 from benchmarks.servers import server
 from walcast.engine import Pipeline, PipelineSettings
 from walcast.model import Change, Lsn, SinkContext
@@ -56,26 +56,38 @@ def contests(plan: Plan) -> Iterator[Contest]:
         )
         for way in ("tcp", "socket")
     ]
-    if not any(plan.wants(line.name) for _, line in lines):
+    beside = Contest(
+        f"latency: commit to handler, {_RATE:,} tx/s, beside a sink that takes 100 ms a batch",
+        "alone",
+        "-",
+        "-",
+    )
+    if not any(plan.wants(line.name) for line in [beside, *(line for _, line in lines)]):
         return
     with server() as source:
         source.execute(workloads.create("ticks"))
         source.execute("create publication ticks for table ticks")
         serial = iter(range(1000))
+
+        def run(reader: str, dsn: str, **more: Any) -> Run:
+            slot = f"ticks_{next(serial)}"
+            source.execute("truncate ticks")
+            source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+            made = child(f"benchmarks.latency:{reader}", dsn=dsn, slot=slot, seconds=seconds, **more)
+            source.execute("select pg_drop_replication_slot(%s)", [slot])
+            return made
+
+        if plan.wants(beside.name):
+            dsn = source.dsn()
+            beside.alternate(
+                plan.runs, partial(run, "handled", dsn, beside=0.1), partial(run, "handled", dsn)
+            )
+            yield _told(beside)
         for way, line in lines:
             if not plan.wants(line.name):
                 continue
             dsn = source.dsn(via="tcp" if way == "tcp" else "socket")
-
-            def run(reader: str, dsn: str = dsn) -> Run:
-                slot = f"ticks_{next(serial)}"
-                source.execute("truncate ticks")
-                source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
-                made = child(f"benchmarks.latency:{reader}", dsn=dsn, slot=slot, seconds=seconds)
-                source.execute("select pg_drop_replication_slot(%s)", [slot])
-                return made
-
-            line.alternate(plan.runs, partial(run, "handled"), partial(run, "bare"))
+            line.alternate(plan.runs, partial(run, "handled", dsn), partial(run, "bare", dsn))
             yield _told(line)
 
 
@@ -90,8 +102,8 @@ def _told(line: Contest) -> Contest:
     return line
 
 
-async def handled(dsn: str, slot: str, seconds: float) -> dict[str, Any]:
-    """A pipeline with one handler."""
+async def handled(dsn: str, slot: str, seconds: float, beside: float | None = None) -> dict[str, Any]:
+    """A pipeline with one handler; `beside`: and with a sink that takes so many seconds for each batch."""
     taken: list[float] = []
     handlers = Handlers()
 
@@ -106,7 +118,8 @@ async def handled(dsn: str, slot: str, seconds: float) -> dict[str, Any]:
     source = PostgresSource(SourceConfig(Secret(dsn), name="bench", slot=slot, publication="ticks"))
     with tempfile.TemporaryDirectory() as state:
         settings = PipelineSettings(snapshot="never", adopt_slot=True, serve=False)
-        pipeline = Pipeline(source, {"handlers": sink}, state, settings, name="bench")
+        others = {} if beside is None else {"beside": NullSink(pause=beside)}
+        pipeline = Pipeline(source, {"handlers": sink, **others}, state, settings, name="bench")
         async with running(pipeline):
             await pipeline.wait_for(Lsn(1), timeout=30)
             count = await asyncio.to_thread(_write, dsn, seconds)

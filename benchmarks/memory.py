@@ -30,6 +30,7 @@ def contests(plan: Plan) -> Iterator[Contest]:
     rows = plan.rows(10_000_000 if plan.full else 1_000_000)
     wide = plan.rows((1 << 30 if plan.full else 256 * _MB) // _WIDE)
     with server() as source, server() as target:
+        target.execute("create database copy")
         for case in (
             _Case(
                 f"one transaction of {rows:,} rows to PostgreSQL",
@@ -60,7 +61,7 @@ def _measured(line: Contest, case: _Case, source: LocalServer, target: LocalServ
         run = child(
             "benchmarks.pipelines:replicate",
             kind=case.kind,
-            target=target.dsn() if case.kind == "postgres" else str(_STALL),
+            target=target.dsn("copy") if case.kind == "postgres" else str(_STALL),
             dsn=source.dsn(),
             slot=slot,
             publication=table,
@@ -68,10 +69,10 @@ def _measured(line: Contest, case: _Case, source: LocalServer, target: LocalServ
             rows=backlog.rows,
         )
     if case.kind == "postgres":
-        if digest(target, "postgres", table) != digest(source, "postgres", table):
+        if digest(target, "copy", table) != digest(source, "postgres", table):
             raise SystemExit(f"{line.name}: the copy is not equal to its source")
-        target.execute(sql.SQL("drop table {}").format(sql.Identifier(table)))
-        target.execute("drop schema walcast cascade")
+        target.execute(sql.SQL("drop table {}").format(sql.Identifier(table)), database="copy")
+        target.execute("drop schema walcast cascade", database="copy")
     backlog.close()
     line.ours.append(run)
     line.figure = f"{run.peak / _MB:.0f} MB"

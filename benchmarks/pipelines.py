@@ -17,13 +17,14 @@ from walcast.postgres.source import PostgresSource, SourceConfig
 
 
 class NullSink:
-    """Takes everything, keeps nothing; at the first batch it stalls for so many seconds."""
+    """Takes everything, keeps nothing; at the first batch it stalls for so many seconds, for each it takes `pause`."""
 
     keeps_checkpoint = False
 
-    def __init__(self, stall: float = 0.0) -> None:
+    def __init__(self, stall: float = 0.0, pause: float = 0.0) -> None:
         self.rows = 0
         self._stall = stall
+        self._pause = pause
 
     async def __aenter__(self) -> Self:
         return self
@@ -37,7 +38,7 @@ class NullSink:
 
     async def write(self, batch: Batch) -> Durability:
         stall, self._stall = self._stall, 0.0
-        await asyncio.sleep(stall)
+        await asyncio.sleep(stall + self._pause)
         self.rows += len(batch)
         return Durability.DURABLE
 

@@ -82,12 +82,15 @@ def drop_slot(server: LocalServer, name: str) -> None:
 
 @contextmanager
 def database(target: LocalServer, seed: str) -> Iterator[str]:
-    """A copy of the database `seed`, for one run."""
+    """A copy of the database `seed`, for one run. Origins outlive their database, and a server has room for ten."""
     target.execute(sql.SQL("create database run template {} strategy file_copy").format(sql.Identifier(seed)))
     try:
         yield "run"
     finally:
         target.execute("drop database run with (force)")
+        target.execute(
+            "select pg_replication_origin_drop(roname) from pg_replication_origin where roname like 'walcast:%'"
+        )
         target.execute("checkpoint")
 
 
