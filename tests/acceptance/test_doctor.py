@@ -107,11 +107,13 @@ def test_rows_that_were_set_aside_are_told(configured: Person, shop: Database) -
     assert "dead_letters" in configured.run("doctor", "--json", code=6).json["passed"]
     shop.execute("insert into shop.prices values (1, 'NaN'), (2, 3)")
     configured.run("run", "--until", "now")
-    for pipeline in (None, configured.start("run")):
-        if pipeline is not None:
+    for running in (False, True):
+        if running:
+            pipeline = configured.start("run")
             pipeline.says("stream_opened")
         findings = configured.run("doctor", "--json", code=6).json["findings"]
         (finding,) = [finding for finding in findings if finding["name"] == "dead_letters"]
         assert (finding["where"], finding["level"]) == ("lake", "warning")
         assert "1 row was set aside, of shop.prices" in finding["message"]
         assert finding["since"] is not None
+    pipeline.stop()

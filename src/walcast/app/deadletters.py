@@ -19,7 +19,15 @@ from walcast.engine.aside import Aside
 from walcast.engine.deadfile import FileDeadLetters, dead_file
 from walcast.engine.metrics import Metrics
 from walcast.engine.retrying import Retried, retry
-from walcast.model import Batch, DeadLetter, KeepsDeadLetters, OperatorError, SetsAside, TableId
+from walcast.model import (
+    Batch,
+    DeadLetter,
+    KeepsDeadLetters,
+    OperatorError,
+    SetsAside,
+    SinkUnavailable,
+    TableId,
+)
 from walcast.postgres.source import PostgresSource
 
 
@@ -42,8 +50,8 @@ async def letters(settings: Settings, sink: str | None = None) -> dict[str, list
             found[name] = [DeadLetter.of(value) for value in answer]
         except NotRunning:
             found |= await _at_rest(settings, name)
-        except ControlError:
-            if sink is not None:
+        except ControlError as error:  # without letters because it sets none aside: no more to say
+            if sink is not None or error.remote == SinkUnavailable.__name__:
                 raise
     return found
 

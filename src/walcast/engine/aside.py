@@ -106,13 +106,13 @@ class Aside:
             refused.setdefault(refusal.place, []).append(refusal)
         held = {table: set(self._held.get(table, ())) for table in tables}
         made = Sifting(self.letters, batch)
-        if self._beside and batch.kind == "snapshot" and batch.part is not None and not batch.part.number:
-            made.forget(batch.relations[0].table, held)
+        if batch.kind == "snapshot" and batch.part is not None and not batch.part.number:
+            made.forget(batch.relations[0].table, held)  # after a crash here the copy begins once more
         for place, raw in enumerate(batch.raw()):
             if raw.op == b"M" or (table := batch.relations[raw.relation].table) not in tables:
                 continue
             if raw.op == b"T":
-                if self._beside:
+                if self._beside:  # else a crash here would let changes pass that came before it
                     made.forget(table, held)
                 continue
             suspect = self._suspects.get((table, position(raw)))

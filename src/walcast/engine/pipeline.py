@@ -260,7 +260,7 @@ class Pipeline:
         self._coordinator.look()
 
     def dead_letters(self, sink: str) -> list[DeadLetter]:
-        """The rows that were set aside, by number. Raises OperatorError when the sink is closed."""
+        """The rows that were set aside, by number. Raises SinkUnavailable while the sink is closed."""
         return list(self._aside(sink)[1].letters.values())
 
     async def retry_dead(self, sink: str, numbers: Sequence[int] | None = None) -> list[Retried]:
@@ -286,7 +286,10 @@ class Pipeline:
     def _aside(self, sink: str) -> tuple[Delivery, Aside]:
         delivery = self._worker(sink).delivery
         if delivery is None:
-            raise OperatorError(f"sink {sink} cannot be asked now", hint="see `walcast status`")
+            state = self._worker(sink).state.value
+            raise SinkUnavailable(
+                f"sink {sink} is {state}: its dead letters cannot be read", hint="see `walcast status`"
+            )
         if delivery.aside is None:
             raise OperatorError(f"sink {sink} sets no rows aside", hint="see: walcast sinks")
         return delivery, delivery.aside

@@ -52,17 +52,19 @@ class Database:
                 [self.name],
             )
             slots = connection.execute(
-                "select slot_name, active_pid from pg_replication_slots where database = %s", [self.name]
+                "select slot_name from pg_replication_slots where database = %s", [self.name]
             ).fetchall()
-        for slot, pid in slots:
-            self._drop_slot(slot, pid)
+        for (slot,) in slots:
+            self._drop_slot(slot)
         self.server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(self.name)))
 
-    def _drop_slot(self, slot: str, pid: int | None) -> None:
+    def _drop_slot(self, slot: str) -> None:
         for _ in range(50):
             try:
-                if pid is not None:
-                    self.server.execute("select pg_terminate_backend(%s)", [pid])
+                self.server.execute(  # whoever has it now: a reader that was ended before may be back
+                    "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s",
+                    [slot],
+                )
                 self.server.execute(
                     "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s",
                     [slot],

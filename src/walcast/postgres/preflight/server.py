@@ -21,7 +21,11 @@ _SLOTS: Final[LiteralString] = """
 select count(*)::int, coalesce(string_agg(slot_name::text, ', ' order by slot_name) filter (where not active), '')
   from pg_catalog.pg_replication_slots
 """
-_WALSENDERS: Final[LiteralString] = "select count(*)::int from pg_catalog.pg_stat_get_wal_senders()"
+_WALSENDERS: Final[LiteralString] = """
+select count(*)::int from pg_catalog.pg_stat_get_wal_senders() w
+ where not exists (select from pg_catalog.pg_stat_get_activity(w.pid) a where a.application_name = %s)
+"""
+"""Without the one that a check before this tried: it may not have ended yet."""
 _FEATURES: Final = (
     ("filters", 150_000, "row filters", "take source.filters out"),
     ("columns", 150_000, "column lists", "take source.columns out"),
@@ -173,7 +177,9 @@ async def check_slot_room(facts: Facts) -> list[Finding]:
 async def check_walsenders(facts: Facts) -> list[Finding]:
     if facts.slot is not None and facts.slot.active_pid is not None:
         return []
-    (used,) = await fetch_one(facts.connection, _WALSENDERS)
+    (used,) = await fetch_one(
+        facts.connection, _WALSENDERS, [application_name(facts.config.name, "preflight")]
+    )
     limit = int(facts.settings["max_wal_senders"])
     free = limit - used
     if free >= _NEEDED_WALSENDERS:
