@@ -64,10 +64,9 @@ class Tally:
 class Writers:
     """Sessions that write until they are stopped."""
 
-    def __init__(self, database: Database, seed: int, count: int, *, keyless: bool) -> None:
+    def __init__(self, database: Database, seed: int, count: int) -> None:
         self.transactions = 0
         self._database = database
-        self._keyless = keyless
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._write, args=(seed * 100 + n,)) for n in range(count)]
         self._threads.append(threading.Thread(target=self._let_go, args=(seed,)))
@@ -99,11 +98,11 @@ class Writers:
         if chance.random() < 0.1:
             run("set local synchronous_commit = on")
         for _ in range(chance.choice((1, 1, 2, 5))):
-            run(_statement(chance, self._keyless))
+            run(_statement(chance))
         kind = chance.random()
         if kind < 0.05:
             run("savepoint s")
-            run(_statement(chance, self._keyless))
+            run(_statement(chance))
             run("rollback to savepoint s")
         elif kind < 0.08:
             time.sleep(chance.random() * 0.1)
@@ -127,7 +126,7 @@ class Writers:
                 time.sleep(chance.random() * (0.02 if chance.random() < 0.95 else 0.5))
 
 
-def _statement(chance: random.Random, keyless: bool) -> str:
+def _statement(chance: random.Random) -> str:
     hot, other = chance.choice((chance.randint(1, 20), chance.randint(1, 600))), chance.randint(1, 300)
     return chance.choices(
         (
@@ -144,7 +143,7 @@ def _statement(chance: random.Random, keyless: bool) -> str:
             f"insert into plain values ('l{chance.randint(0, 19)}', 0)",
             "truncate moving; insert into moving select n % 50, n, 'again' from generate_series(1, 300) n",
         ),
-        (30, 5, 5, 5, 8, 3, 8, 2, 2, *((1, 3) if keyless else (0, 0)), 0.2),
+        (30, 5, 5, 5, 8, 3, 8, 2, 2, 1, 3, 0.2),
     )[0]
 
 
@@ -160,11 +159,7 @@ async def soak(
     sinks: tuple[str, ...] = ("copy", "lake"),
     say: Callable[[Tally], None] = lambda tally: None,
 ) -> Tally:
-    """Compares until there are so many rounds, or the time is over; then once more when nobody writes.
-
-    With a copy in DuckDB nothing is written to the table without a key: after some minutes of deletes of equal rows DuckDB
-    2.0.0 loses track of rows, or crashes, also when it is used alone.
-    """
+    """Compares until there are so many rounds, or the time is over; then once more when nobody writes."""
     origin, target = Database.create(server), Database.create(other)
     origin.execute(SCHEMA)
     tally, began, chance = Tally(), time.monotonic(), random.Random(seed)
@@ -172,7 +167,7 @@ async def soak(
     made_of = {name: makers[name]() for name in sinks}
     try:
         async with world(origin, folder / "state", source={"allow_synchronous": True}, **made_of) as made:
-            with Writers(origin, seed, writers, keyless="lake" not in sinks) as writing:
+            with Writers(origin, seed, writers) as writing:
                 while tally.rounds < rounds and time.monotonic() < began + seconds:
                     sink = chance.choice(sinks)
                     report = await made.verify(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,6 +225,44 @@ class TestTables:
             await kept(opened, [*first, *world.batches()])
         found = sorted(str(row[0]) for row in read(path, "select cast(x as varchar) from app.floats"))
         assert found == ["0.0", "0.0", "1.0", "nan"]
+
+    async def test_zeros_with_a_key_change_their_sign(self, path: Path) -> None:
+        table = Tab("floats", (Col("id", INT4, key=True), Col("x", 701), Col("y", 700)), oid=18000)
+        world = World(binary=False)
+        world.table(table)
+        with world.transaction():
+            for number in range(4):
+                world.insert(table, id=str(number), x="-0" if number % 2 else "0", y="0")
+        first = world.batches()
+        with world.transaction():
+            for number in range(3):
+                world.update(table, {"id": str(number)}, x="0" if number % 2 else "-0")
+        async with sink(path) as opened:
+            await kept(opened, [*first, *world.batches()])
+        found = read(path, "select cast(x as varchar), cast(y as varchar) from app.floats order by id")
+        assert found == [("-0.0", "0.0"), ("0.0", "0.0"), ("-0.0", "0.0"), ("-0.0", "0.0")]
+
+    async def test_some_of_many_equal_rows_go_again_and_again(self, path: Path) -> None:
+        """DuckDB 2.0 crashed, or lost rows, where some of them were deleted by their rowid."""
+        table = Tab("plain", (Col("line"), Col("n", INT4)), identity="f", oid=18000)
+        chance, rows = random.Random(1), Counter[tuple[str, str]]()
+        world = World()
+        world.table(table)
+        async with sink(path) as opened:
+            for _ in range(40):
+                with world.transaction():
+                    for _ in range(chance.randint(1, 40)):
+                        line, n = f"l{chance.randint(0, 9)}", str(chance.randint(0, 5))
+                        if rows[line, n]:
+                            for _ in range(chance.randint(1, rows[line, n])):
+                                world.update(table, {"line": line, "n": n}, n=str(int(n) + 1))
+                                rows[line, n] -= 1
+                                rows[line, str(int(n) + 1)] += 1
+                        world.insert(table, line=line, n="0")
+                        rows[line, "0"] += 1
+                await kept(opened, world.batches())
+        found = read(path, "select line, cast(n as varchar), count(*) from app.plain group by all")
+        assert {(line, n): count for line, n, count in found} == {key: n for key, n in rows.items() if n}
 
 
 class TestSchemas:

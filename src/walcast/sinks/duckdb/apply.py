@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from walcast.model import Batch, NetChanges, UpsertGroup
-from walcast.sinks.duckdb.columns import ColumnChoices, quoted
+from walcast.sinks.duckdb.columns import FLOATS, ColumnChoices, exact, quoted
 from walcast.sinks.duckdb.loading import Incoming, Loader
 from walcast.sinks.duckdb.replay import Replay
 from walcast.sinks.duckdb.store import Store
@@ -79,6 +79,7 @@ class Applier:
 
     def _merge(self, incoming: Incoming) -> int:
         table, columns = incoming.table, incoming.columns
+        self._turn_zeros(incoming)
         return incoming.run(
             f"merge into {table.sql} as t using ({incoming.select()}) as u on {matched(table)} "
             f"when matched then update set {_assigned(table, columns)} "
@@ -88,10 +89,28 @@ class Applier:
 
     def _update(self, incoming: Incoming) -> int:
         table = incoming.table
+        self._turn_zeros(incoming)
         return incoming.run(
             f"update {table.sql} as t set {_assigned(table, incoming.columns)} from ({incoming.select()}) as u "
             f"where {matched(table)}"
         )
+
+    def _turn_zeros(self, incoming: Incoming) -> None:
+        """DuckDB leaves a value as it is when an update brings an equal one, and -0 equals 0: where a zero is to become the
+        other one, it becomes something else first."""
+        table = incoming.table
+        for number in incoming.columns:
+            column = table.columns[number]
+            if column.target not in FLOATS or number in table.key:
+                continue
+            if not incoming.run(f"select count(*) from ({incoming.select([number])}) where c{number} = 0"):
+                continue
+            mine, theirs = f"t.{quoted(column.name)}", f"u.c{number}"
+            incoming.run(
+                f"update {table.sql} as t set {quoted(column.name)} = 1 "
+                f"from ({incoming.select([*table.key, number])}) as u where {matched(table)} and {mine} = 0 "
+                f"and {exact(mine, column.target)} <> {exact(theirs, column.target)}"
+            )
 
 
 def names(table: Table, columns: Sequence[int]) -> str:

@@ -33,6 +33,7 @@ _PLAIN: Final = {
     "json": "JSON",
     "jsonb": "JSON",
 }
+FLOATS: Final = frozenset({"FLOAT", "DOUBLE"})
 _ERAS: Final = frozenset({"DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"})
 _INFINITE: Final = frozenset({"TIMESTAMP", "TIMESTAMP WITH TIME ZONE"})
 _TEMPORAL: Final = frozenset({*_ERAS, "TIME"})
@@ -121,7 +122,7 @@ def from_text(value: str, target: str) -> str:
 
 def exact(value: str, target: str) -> str:
     """An expression that is equal only for identical values: for floats -0 is not 0, and their text tells them apart."""
-    return f"cast({value} as varchar)" if target in ("FLOAT", "DOUBLE") or target.endswith("[]") else value
+    return f"cast({value} as varchar)" if target in FLOATS or target.endswith("[]") else value
 
 
 _STRINGS: Final = frozenset({"text", "varchar"})

@@ -139,6 +139,8 @@ GONE: Final = "_walcast_gone"
 ROWS: Final = "_walcast_rows"
 HOLES: Final = "_walcast_holes"
 RESULT: Final = "_walcast_result"
+GOING: Final = "_walcast_going"
+STAYING: Final = "_walcast_staying"
 
 _FILL_GONE: Final = f"""create or replace temp table {GONE} as
     select unnest($1::ubigint[]) as lsn, unnest($2::ubigint[]) as ordinal, unnest($3::boolean[]) as old,
@@ -178,7 +180,7 @@ class Replay:
             self._apply_keyed(table, plan, building)
         else:
             self._apply_copies(table, plan)
-        for name in (STAGE, GONE, ROWS, HOLES, RESULT):
+        for name in (STAGE, GONE, ROWS, HOLES, RESULT, GOING, STAYING):
             self._store.execute(f"drop table if exists {name}")
 
     def _stage(self, incoming: Incoming) -> int:
@@ -245,18 +247,7 @@ class Replay:
         if surplus:
             copies = [-plan.copies[image] for image in surplus]
             self._fill_gone([plan.refs[image] for image in surplus], copies)
-            same = " and ".join(
-                f"{exact('t.' + quoted(c.name), c.target)} is not distinct from {exact(f'u.c{n}', c.target)}"
-                for n, c in enumerate(table.columns)
-            )
-            deleted = self._store.changed(
-                f"delete from {table.sql} where rowid in (select found from ("
-                f"select t.rowid as found, u.copies, row_number() over (partition by u.lsn, u.ordinal) as place "
-                f"from {table.sql} as t join (select g.lsn, g.ordinal, g.copies, {images} "
-                f"from {GONE} as g join {STAGE} as s using (lsn, ordinal)) as u on {same}) where place <= copies)"
-            )
-            if deleted != sum(copies):
-                raise table.stopped("rows that the source changed are not in the copy")
+            self._delete_copies(table, images, sum(copies))
         added = [image for image, copies in plan.copies.items() if copies > 0]
         if added:
             self._fill_gone([plan.refs[image] for image in added], [plan.copies[image] for image in added])
@@ -265,6 +256,32 @@ class Replay:
                 f"select {', '.join(f'c{n}' for n in columns)} from (select {images}, unnest(range(g.copies)) "
                 f"from {GONE} as g join {STAGE} as s using (lsn, ordinal))"
             )
+
+    def _delete_copies(self, table: Table, images: str, surplus: int) -> None:
+        """Deletes all copies of the images, and inserts those that stay. (DuckDB 2.0 loses track of rows, or crashes, where
+        some of several equal rows are deleted by their rowid.)"""
+        columns = range(len(table.columns))
+        same = " and ".join(
+            f"{exact('t.' + quoted(c.name), c.target)} is not distinct from {exact(f'u.c{n}', c.target)}"
+            for n, c in enumerate(table.columns)
+        )
+        self._store.execute(
+            f"create or replace temp table {GOING} as select row_number() over () as number, g.copies, {images} "
+            f"from {GONE} as g join {STAGE} as s using (lsn, ordinal)"
+        )
+        self._store.execute(
+            f"create or replace temp table {STAYING} as select u.number, count(*) - any_value(u.copies) as copies "
+            f"from {table.sql} as t join {GOING} as u on {same} group by u.number"
+        )
+        found = f"select coalesce(sum(u.copies), 0) from {GOING} as u join {STAYING} as v using (number) where v.copies >= 0"
+        if self._store.execute(found)[0][0] != surplus:
+            raise table.stopped("rows that the source changed are not in the copy")
+        self._store.execute(f"delete from {table.sql} as t using {GOING} as u where {same}")
+        self._store.execute(
+            f"insert into {table.sql} ({', '.join(quoted(c.name) for c in table.columns)}) "
+            f"select {', '.join(f'c{n}' for n in columns)} from (select u.*, unnest(range(v.copies)) "
+            f"from {GOING} as u join {STAYING} as v using (number))"
+        )
 
     def _fill_gone(self, refs: Sequence[Ref], copies: list[int]) -> None:
         self._store.execute(
