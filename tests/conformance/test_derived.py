@@ -15,9 +15,11 @@ from walcast.model.derived import DerivedStore
 from walcast.model.secret import Secret
 from walcast.sinks.documents import DocumentsConfig, DocumentsStore
 from walcast.sinks.graph import GraphConfig, GraphStore
+from walcast.sinks.neo4j import Neo4jConfig, Neo4jStore
 from walcast.sinks.search import SearchConfig, SearchIndex, SearchStore
 from walcast.testing.conformance import Content, DerivedConformance
 from walcast.testing.derived import DerivedState, MemoryDerivedStore
+from walcast.testing.neo4j import Neo4jServer
 from walcast.testing.postgres import Database
 
 
@@ -108,6 +110,41 @@ class TestGraphStore(DerivedConformance):
                 "match (n:User) where n._ghost = true and not exists { match (n)-[]-() } return n._key"
             )
             assert ghosts == []
+        return found
+
+
+@pytest.mark.xdist_group("neo4j")
+class TestNeo4jStore(DerivedConformance):
+    seeds = 2
+
+    @pytest.fixture
+    def make_place(self, neo4j_server: Neo4jServer) -> Any:
+        def make() -> Neo4jServer:
+            neo4j_server.wipe()
+            return neo4j_server
+
+        return make
+
+    def make_store(self, place: Neo4jServer) -> DerivedStore:
+        return Neo4jStore(Neo4jConfig(place.uri, Secret(place.password)), context())
+
+    async def content(self, place: Neo4jServer) -> Content:
+        store = self.make_store(place)
+        assert isinstance(store, Neo4jStore)
+        found: Content = {}
+        async with store:
+            made = {name: store._labels[name].made for name in await store.built()}
+        for name, collection in made.items():
+            ends = collection.kind == "edge"
+            what = f"(a)-[n:`{name}`]->(b)" if ends else f"(n:`{name}`)"
+            where = "" if ends else " where n._ghost = false"
+            rows = place.run(f"match {what}{where} return {'a._key, b._key' if ends else '0, 1'}, n")
+            assert len({n["_key"] for _, _, n in rows}) == len(rows)
+            found[name] = {
+                n["_key"]: ({field: n.get(field) for field, _ in collection.fields}, (a, b) if ends else None)
+                for a, b, n in rows
+            }
+        assert place.run("match (n) where n._ghost and not exists { (n)--() } return n._key") == []
         return found
 
 

@@ -111,10 +111,15 @@ async def _aside(settings: Settings, sink: str | None) -> list[Aside]:
 
 
 def _sink(settings: Settings, item: SinkSettings) -> SinkSetup:
-    values = [getattr(item.config, field.name) for field in dataclasses.fields(item.config)]
-    paths = tuple(value for value in values if isinstance(value, Path))
-    secrets = [describe(value) for value in values if isinstance(value, Secret)]
-    where = [str(path.absolute()) for path in paths] + secrets
+    fields = {field.name: field.metadata for field in dataclasses.fields(item.config)}
+    values = {name: getattr(item.config, name) for name in fields}
+    paths = tuple(value for value in values.values() if isinstance(value, Path))
+    where = [str(path.absolute()) for path in paths]
+    for name, value in values.items():
+        if isinstance(value, Secret) and not fields[name].get("password"):
+            where.append(describe(value))
+        elif fields[name].get("place"):
+            where.append(str(value))
     names = [str(getattr(item.config, name, "")) for name in ("schema", "schemas")]
     place = "\0".join([item.type, *where, *names]) if where else f"{item.type}\0{item.name}"
     return SinkSetup(item.name, item.type, place, paths, _examination(settings, item))
@@ -150,8 +155,9 @@ def _holds_secret(settings: Settings) -> bool:
     if settings.path is None:
         return False
     configs = [settings.source, *(sink.config for sink in settings.sinks)]
-    secrets = [getattr(c, f.name) for c in configs for f in dataclasses.fields(c)]
-    passwords = {_password(secret) for secret in secrets if isinstance(secret, Secret)} - {""}
+    found = [(getattr(c, f.name), f.metadata) for c in configs for f in dataclasses.fields(c)]
+    secrets = [(value, metadata) for value, metadata in found if isinstance(value, Secret)]
+    passwords = {value.reveal() if m.get("password") else _password(value) for value, m in secrets} - {""}
     try:
         text = settings.path.read_text(encoding="utf-8")
     except OSError:

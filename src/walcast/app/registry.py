@@ -67,6 +67,12 @@ SINKS: dict[str, SinkEntry] = {
         "vertices and edges of a mapping in a LadybugDB file",
         "graph",
     ),
+    "neo4j": SinkEntry(
+        "walcast.sinks.neo4j:Neo4jStore",
+        "exactly once",
+        "vertices and edges of a mapping in Neo4j",
+        "neo4j",
+    ),
     "search": SinkEntry(
         "walcast.sinks.search:SearchStore",
         "at least once",

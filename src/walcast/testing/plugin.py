@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from walcast.postgres.local import ServerMissing
 from walcast.testing.postgres import Database, PostgresFactory, PostgresServer
 from walcast.testing.proxy import TcpProxy
+
+if TYPE_CHECKING:
+    from walcast.testing.neo4j import Neo4jServer
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +81,21 @@ def tcp_proxy(postgres_server: PostgresServer) -> Iterator[TcpProxy]:
         yield proxy
 
 
-def or_skip(start: Callable[[], PostgresServer]) -> PostgresServer:
+@pytest.fixture(scope="session")
+def neo4j_server() -> Iterator[Neo4jServer]:
+    """A Neo4j 5 shared by the session; its tests go into `pytest.mark.xdist_group("neo4j")`, so that one worker starts it.
+    It has one database: `wipe()` it first."""
+    from walcast.testing.neo4j import Neo4jServer
+
+    server = or_skip(Neo4jServer)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def or_skip(start: Callable[[], T]) -> T:
     """Starts a server; skips the test when this machine has none, unless CI=true."""
     try:
         return start()

@@ -12,13 +12,16 @@ from typing import Any
 
 import ladybug
 
-from walcast.model import Checkpoint, Lsn, OperatorError, Position, WalcastError
+from walcast.model import OperatorError, WalcastError
 
 _META = "create node table if not exists _walcast (name string primary key, value string)"
 
 
 class Database:
     """An open file. What was run since `begin` is there after `commit`, or not at all."""
+
+    full = False
+    """Its transactions may be as large as they like."""
 
     def __init__(self, path: Path, memory: int, threads: int) -> None:
         self.path = path
@@ -118,27 +121,8 @@ def _in_use(path: Path) -> OperatorError:
     )
 
 
-def quoted(name: str) -> str:
-    """A label or property as Cypher writes it. Raises OperatorError for one that it cannot."""
-    if not name or "`" in name or "\\" in name:
-        raise OperatorError(f"{name!r} cannot be a name in the graph", hint="choose one without backquotes")
-    return f"`{name}`"
-
-
 def _text(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def checkpoint_json(checkpoint: Checkpoint) -> list[int]:
-    position = checkpoint.position
-    return [checkpoint.epoch, int(position.commit_lsn), position.ordinal, int(checkpoint.through)]
-
-
-def checkpoint_of(value: Any) -> Checkpoint | None:
-    if value is None:
-        return None
-    epoch, lsn, ordinal, through = value
-    return Checkpoint(epoch, Position(Lsn(lsn), ordinal), Lsn(through))
 
 
 @contextmanager

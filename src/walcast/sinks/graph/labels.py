@@ -6,12 +6,12 @@ finds a vertex by its key and an edge by its vertices, so each edge's ends are k
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from walcast.model.derived import Collection, FieldKind, Put
-from walcast.sinks.graph.database import Database, quoted
+from walcast.sinks.cypher.values import checked, quoted, stored
+from walcast.sinks.graph.database import Database
 
 _TYPES: dict[FieldKind, str] = {
     "boolean": "BOOL",
@@ -28,7 +28,7 @@ class Label:
     """What vertices and edges have in common: a table with a column for each field."""
 
     def __init__(self, database: Database, collection: Collection) -> None:
-        self.made = collection
+        self.made = checked(collection)
         self.name = quoted(collection.name)
         self._db = database
         self._kinds = dict(collection.fields)
@@ -58,7 +58,7 @@ class Label:
             "_member": put.members[0] if put.members else None,
         }
         for field, kind in self._kinds.items():
-            record[field] = _as(kind, put.body.get(field))
+            record[field] = stored(kind, put.body.get(field))
         return record
 
     @property
@@ -69,7 +69,7 @@ class Label:
 class Vertices(Label):
     """A node table."""
 
-    def make(self) -> None:
+    def make(self, before: Collection | None) -> None:
         """Makes the table, or brings its columns to the mapping's."""
         wanted = {**_OWN, "_ghost": "BOOL", **self._fields}
         if self._db.columns(self.made.name):
@@ -77,6 +77,9 @@ class Vertices(Label):
         else:
             columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in wanted.items())
             self._db.run(f"create node table {self.name} (_key string primary key, {columns})")
+
+    def drop(self) -> None:
+        """The table stays: edges may need it."""
 
     def put(self, puts: Sequence[Put], version: int, generation: int) -> None:
         self._db.run(
@@ -127,14 +130,13 @@ class Edges(Label):
         )
         self._path = f"(a:{self._source} {{_key: r._source}})-[n:{self.name} {{_key: r._key}}]->(b:{self._target} {{_key: r._target}})"
 
-    def make(self, ends_before: Sequence[str] | None) -> None:
-        """Makes the tables. `ends_before`: the labels that it led between; None when it is new."""
+    def make(self, before: Collection | None) -> None:
+        """Makes the tables, anew when it led between other labels before."""
         for label in dict.fromkeys(self._labels):
             if not self._db.columns(label):
-                Vertices(self._db, Collection(label, "vertex", (), "")).make()
-        if ends_before is not None and tuple(ends_before) != self._labels:
+                Vertices(self._db, Collection(label, "vertex", (), "")).make(None)
+        if before is not None and before.ends != self._labels:
             self.drop()
-            ends_before = None
         if self._db.columns(self.made.name):
             self._follow(self.made.name, {"_version": "INT64", **self._fields})
             return
@@ -213,16 +215,3 @@ class Edges(Label):
             f"match (n:{self._book}) where n._key in $keys return n._key, n._source, n._target", keys=keys
         )
         return [(row[0], row[1], row[2]) for row in rows]
-
-
-def _as(kind: FieldKind, value: Any) -> Any:
-    """A value as its column has it; null where it is of another kind."""
-    if value is None:
-        return None
-    if kind == "json":
-        return json.dumps(value, ensure_ascii=False)
-    if kind == "text":
-        return str(value)
-    if kind == "float":
-        return float(value)
-    return value

@@ -1,0 +1,1 @@
+"""What graph stores that speak Cypher have in common; no target of its own."""

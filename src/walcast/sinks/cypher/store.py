@@ -1,0 +1,326 @@
+"""Vertices and edges in a graph with transactions: what a batch becomes, and the checkpoint after it, in one of them.
+
+A collection is made anew in place: what the new generation brings is marked, and `finish` sweeps away the rest, so that
+readers find the old until the new is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from walcast.model import (
+    Checkpoint,
+    Durability,
+    Fenced,
+    Journal,
+    Lsn,
+    OperatorError,
+    Position,
+    SinkContext,
+    SinkUnavailable,
+)
+from walcast.model.derived import Collection, Derived, Kind, Put
+
+T = TypeVar("T")
+
+
+class GraphDatabase(Protocol):
+    """An open graph: one connection, its transaction, and a small map of JSON values by name. Its calls block."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the open transaction is to be committed when it can be."""
+        ...
+
+    def begin(self) -> None:
+        """Joins the open transaction, or starts one."""
+        ...
+
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def close(self) -> None: ...
+    def run(self, query: str, **parameters: Any) -> list[list[Any]]:
+        """All rows of one query."""
+        ...
+
+    def get(self, name: str) -> Any:
+        """None when it is not there."""
+        ...
+
+    def put(self, name: str, value: Any) -> None:
+        """In the open transaction. None deletes."""
+        ...
+
+    def named(self, prefix: str) -> dict[str, Any]:
+        """The values whose names begin so, by the rest of their names."""
+        ...
+
+
+class Label(Protocol):
+    """What is put into one collection, and taken out. Everything runs in the open transaction."""
+
+    made: Collection
+
+    def make(self, before: Collection | None) -> None:
+        """Makes the graph able to hold it. `before`: as it was made the last time."""
+        ...
+
+    def drop(self) -> None:
+        """After everything was deleted."""
+        ...
+
+    def put(self, puts: Sequence[Put], version: int, generation: int) -> None: ...
+    def delete(self, keys: Sequence[str]) -> None: ...
+    def others(self, generation: int) -> list[str]:
+        """The keys of what is not of this generation."""
+        ...
+
+    def holders(self, members: Sequence[str]) -> list[tuple[str, str]]: ...
+
+
+D = TypeVar("D", bound=GraphDatabase)
+
+
+class CypherStore(Generic[D]):
+    """Implements `walcast.model.derived.DerivedStore` and `KeepsJournal`. The database's calls block: they run in a thread.
+
+    Subclasses open the database and make labels. An error rolls the open transaction back, with all that it holds.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"vertex", "edge"})
+    keeps_checkpoint = True
+
+    def __init__(self, context: SinkContext, where: str) -> None:
+        self._owner = f"{context.pipeline}/{context.sink}"
+        self._where = where
+        self._worker = ThreadPoolExecutor(1, "walcast-graph")
+        self._database: D | None = None
+        self._labels: dict[str, Label] = {}
+        self._generations: dict[str, int] = {}
+        self._making: set[str] = set()
+        self._held: Checkpoint | None = None
+        self._reached: Checkpoint | None = None
+        self._whole = True
+
+    def connect(self) -> D:
+        raise NotImplementedError
+
+    def label(self, database: D, collection: Collection) -> Label:
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._call(self._open)
+        except BaseException:
+            # Called off while it was opening, it opens all the same: that is closed, too.
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        closing = self._worker.submit(self._close)
+        self._worker.shutdown(wait=False)
+        try:
+            await asyncio.shield(asyncio.wrap_future(closing))
+        except asyncio.CancelledError:
+            closing.result()  # the file is let go all the same: the next to open it may be ourselves
+            raise
+
+    async def checkpoint(self) -> Checkpoint | None:
+        return self._held
+
+    async def built(self) -> Mapping[str, str]:
+        found = await self._call(self._built)
+        return {name: value["fingerprint"] for name, value in found.items()}
+
+    async def begin(self, collection: Collection) -> None:
+        await self._call(self._begin, collection)
+
+    async def finish(self, collection: Collection) -> None:
+        await self._call(self._finish, collection)
+
+    async def drop(self, name: str) -> None:
+        await self._call(self._drop, name)
+
+    async def write(self, derived: Derived) -> Durability:
+        await self._call(self._write, derived)
+        return Durability.ACCEPTED
+
+    async def flush(self) -> None:
+        await self._call(self._commit)
+
+    async def holders(self, collection: Collection, members: Sequence[str]) -> Sequence[tuple[str, str]]:
+        return await self._call(lambda: self._labels[collection.name].holders(members))
+
+    async def query(self, cypher: str) -> tuple[list[str], list[list[Any]]]:
+        """Rows of a Cypher query, as the writer sees them."""
+        return [], await self._call(lambda: self._db.run(cypher))
+
+    def journal(self) -> Journal:
+        return _Journal(self)
+
+    async def load_journal(self) -> dict[str, Any]:
+        return await self._call(lambda: self._db.named(f"journal:{self._owner}:"))
+
+    async def save_journal(self, key: str, value: Any) -> None:
+        """Durable when it returns; what is open is committed with it, or, within a transaction's parts, waits for no one."""
+        await self._call(self._save_journal, key, value)
+
+    async def _call(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._guarded, function, *args)
+
+    def _guarded(self, function: Callable[..., T], *args: Any) -> T:
+        """On an error the open transaction is rolled back, with all that it holds."""
+        try:
+            return function(*args)
+        except BaseException:
+            if self._database is not None:
+                self._database.rollback()
+            self._reached, self._whole = None, True
+            raise
+
+    @property
+    def _db(self) -> D:
+        if self._database is None:
+            raise SinkUnavailable("the graph is not open")
+        return self._database
+
+    def _open(self) -> None:
+        self._database = self.connect()
+        self._held = checkpoint_of(self._db.get(f"checkpoint:{self._owner}"))
+        for name, value in self._built().items():
+            fields = tuple((field, kind) for field, kind in value["fields"])
+            ends = None if value["ends"] is None else (value["ends"][0], value["ends"][1])
+            known = Collection(name, value["kind"], fields, value["fingerprint"], value["tracked"], ends)
+            self._labels[name] = self.label(self._db, known)
+        self._generations = self._db.named(f"generation:{self._owner}:")
+
+    def _close(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+    def _built(self) -> dict[str, Any]:
+        return self._db.named(f"built:{self._owner}:")
+
+    def _begin(self, collection: Collection) -> None:
+        name = collection.name
+        self._check_free(name)
+        before = self._labels.get(name)
+        label = self._labels[name] = self.label(self._db, collection)
+        self._db.begin()
+        label.make(before.made if before is not None else None)
+        self._generations[name] = self._generations.get(name, 0) + 1
+        # Kept with the first of its rows: after a crash those of an unfinished generation are not taken for the next one's.
+        self._db.put(f"generation:{self._owner}:{name}", self._generations[name])
+        self._making.add(name)
+
+    def _check_free(self, name: str) -> None:
+        """A label is one sink's."""
+        for known in self._db.named("built:"):
+            owner, _, other = known.rpartition(":")
+            if other == name and owner != self._owner:
+                raise OperatorError(
+                    f"{self._where}: {name} belongs to {owner}",
+                    hint="give this sink a graph of its own, or other targets",
+                )
+
+    def _finish(self, collection: Collection) -> None:
+        name = collection.name
+        if name not in self._making:
+            return
+        self._making.discard(name)
+        self._db.begin()
+        label, generation = self._labels[name], self._generations[name]
+        label.delete(label.others(generation))
+        value = {
+            "fingerprint": collection.fingerprint,
+            "kind": collection.kind,
+            "fields": collection.fields,
+            "tracked": collection.tracked,
+            "ends": collection.ends,
+        }
+        self._db.put(f"built:{self._owner}:{name}", value)
+        self._commit()
+
+    def _drop(self, name: str) -> None:
+        """Vertices that edges still need stay as ghosts; their label with them."""
+        self._db.begin()
+        label = self._labels.pop(name)
+        label.delete(label.others(-1))
+        label.drop()
+        self._db.put(f"built:{self._owner}:{name}", None)
+        self._commit()
+
+    def _write(self, derived: Derived) -> None:
+        self._db.begin()
+        self._whole = derived.done
+        for name in derived.empty:
+            label = self._labels[name]
+            label.delete(label.others(-1))
+        gone: dict[str, list[str]] = {}
+        for collection, id_ in derived.deletes:
+            gone.setdefault(collection, []).append(id_)
+        for name, ids in gone.items():
+            self._labels[name].delete(sorted(ids))
+        puts: dict[str, dict[str, Put]] = {}
+        for put in derived.puts:
+            puts.setdefault(put.collection, {})[put.id] = put
+        for name, items in puts.items():
+            ordered = [
+                items[id_] for id_ in sorted(items)
+            ]  # whoever else writes these takes locks in the same order
+            self._labels[name].put(ordered, derived.version, self._generations[name])
+        self._reached = derived.checkpoint or self._reached
+        if self._db.full:
+            self._commit()
+
+    def _commit(self) -> None:
+        if not self._whole:
+            return
+        if self._reached is not None and self._reached != self._held:
+            self._db.begin()
+            self._advance(f"checkpoint:{self._owner}", self._reached)
+        self._db.commit()
+        self._held = self._reached or self._held
+
+    def _advance(self, name: str, reached: Checkpoint) -> None:
+        """Only if the previous one is still there: another writer's, and this transaction is nothing."""
+        if checkpoint_of(self._db.get(name)) != self._held:
+            raise Fenced(
+                f"{self._where}: somebody else wrote this pipeline's checkpoint",
+                hint="two pipelines of the same name write into one graph; stop one, or give it another name",
+            )
+        self._db.put(name, checkpoint_json(reached))
+
+    def _save_journal(self, key: str, value: Any) -> None:
+        self._db.put(f"journal:{self._owner}:{key}", value)
+        self._commit()
+
+
+class _Journal:
+    """The pipeline's journal, in the same graph."""
+
+    def __init__(self, store: CypherStore[Any]) -> None:
+        self._store = store
+
+    async def load(self) -> dict[str, Any]:
+        return await self._store.load_journal()
+
+    async def save(self, key: str, value: Any) -> None:
+        await self._store.save_journal(key, value)
+
+
+def checkpoint_json(checkpoint: Checkpoint) -> list[int]:
+    position = checkpoint.position
+    return [checkpoint.epoch, int(position.commit_lsn), position.ordinal, int(checkpoint.through)]
+
+
+def checkpoint_of(value: Any) -> Checkpoint | None:
+    if value is None:
+        return None
+    epoch, lsn, ordinal, through = value
+    return Checkpoint(epoch, Position(Lsn(lsn), ordinal), Lsn(through))
