@@ -346,6 +346,17 @@ def test_completion(person: Person, shell: str) -> None:
     if shell == "bash":
         words = {"COMP_WORDS": "walcast pub", "COMP_CWORD": "1", "_WALCAST_COMPLETE": "bash_complete"}
         assert "publication" in person.run(env=words).out
+        person.write(
+            "[source]\ndsn = ''\n[sinks.lake]\ntype = 'duckdb'\npath = 'x'\n[sinks.log]\ntype = 'jsonl'\npath = 'y'\n"
+        )
+        for line in ("verify ", "wait 0/1 ", "dead list --sink ", "doctor l", "-c walcast.toml query "):
+            said = f"walcast {line}"
+            words = {
+                "COMP_WORDS": said,
+                "COMP_CWORD": str(len(said.split(" ")) - 1),
+                "_WALCAST_COMPLETE": "bash_complete",
+            }
+            assert person.run(env=words).out.split() == ["plain,lake", "plain,log"], line
 
 
 def test_help_teaches(person: Person) -> None:

@@ -13,6 +13,7 @@ from walcast.app import deadletters
 from walcast.app.settings import Settings
 from walcast.cli import output
 from walcast.cli.main import Context, command
+from walcast.cli.names import SINK
 from walcast.model import ConfigError, DeadLetter
 
 
@@ -32,7 +33,7 @@ def dead_command() -> None:
 
 
 @dead_command.command("list")
-@click.option("--sink", help="Only this copy [every one].")
+@click.option("--sink", type=SINK, help="Only this copy [every one].")
 @command
 async def dead_list(context: Context, sink: str | None) -> None:
     """Every row that was set aside: where, why, how often it was tried. No values."""
@@ -65,7 +66,7 @@ async def dead_list(context: Context, sink: str | None) -> None:
 
 
 @dead_command.command("show")
-@click.argument("sink")
+@click.argument("sink", type=SINK)
 @click.argument("number", type=int)
 @command
 async def dead_show(context: Context, sink: str, number: int) -> None:
@@ -84,7 +85,7 @@ async def dead_show(context: Context, sink: str, number: int) -> None:
 
 
 @dead_command.command("retry")
-@click.argument("sink")
+@click.argument("sink", type=SINK)
 @click.argument("numbers", nargs=-1, type=int)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @command
@@ -102,7 +103,7 @@ async def dead_retry(context: Context, sink: str, numbers: tuple[int, ...], ever
 
 
 @dead_command.command("drop")
-@click.argument("sink")
+@click.argument("sink", type=SINK)
 @click.argument("numbers", nargs=-1, type=int)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

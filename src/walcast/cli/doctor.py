@@ -11,6 +11,7 @@ from walcast.app.doctor import Doctor, visit
 from walcast.app.settings import Settings
 from walcast.cli import output
 from walcast.cli.main import Context, command
+from walcast.cli.names import SINK
 from walcast.diagnostics import CHECKS, Report
 from walcast.model import ConfigError, Finding, WalcastError
 
@@ -21,7 +22,7 @@ _MARKS = {"error": ("✗", "bold red"), "warning": ("!", "bold yellow"), "notice
 
 
 @click.command("doctor")
-@click.argument("sink", required=False)
+@click.argument("sink", required=False, type=SINK)
 @click.option("--fix", is_flag=True, help="Do what is safe, after asking.")
 @click.option("--yes", is_flag=True, help="With --fix: do not ask.")
 @click.option("--only", multiple=True, metavar="CHECK", help="Only this check; can be given again.")

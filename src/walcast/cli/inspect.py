@@ -9,6 +9,7 @@ import click
 from walcast.app import operations
 from walcast.cli import output
 from walcast.cli.main import Context, command
+from walcast.cli.names import SINK
 from walcast.model import ConfigError
 
 
@@ -112,7 +113,7 @@ async def token_command(context: Context) -> None:
 
 @click.command("wait")
 @click.argument("token")
-@click.argument("sink", required=False)
+@click.argument("sink", required=False, type=SINK)
 @click.option(
     "--timeout",
     default=30.0,
@@ -143,7 +144,7 @@ async def wait_command(context: Context, token: str, sink: str | None, timeout: 
 
 @click.command("resync")
 @click.argument("tables", nargs=-1)
-@click.option("--sink", help="Only this copy [every one].")
+@click.option("--sink", type=SINK, help="Only this copy [every one].")
 @click.option("--all", "everything", is_flag=True, help="Every table.")
 @click.option("--where", metavar="SQL", help="Only the rows for which this holds at the source.")
 @click.option("--rate", type=click.FloatRange(min=1), metavar="ROWS", help="At most so many rows a second.")
@@ -201,7 +202,7 @@ async def reload_command(context: Context) -> None:
 
 
 @click.command("query")
-@click.argument("sink")
+@click.argument("sink", type=SINK)
 @click.argument("statement")
 @command
 async def query_command(context: Context, sink: str, statement: str) -> None:

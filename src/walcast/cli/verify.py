@@ -13,6 +13,7 @@ from walcast.app import verifying
 from walcast.app.settings import Settings
 from walcast.cli import output
 from walcast.cli.main import Context, command
+from walcast.cli.names import SINK
 from walcast.model import ConfigError
 from walcast.verify.html import page
 from walcast.verify.report import KINDS, Report, TableReport, plain
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("sink", required=False)
+@click.argument("sink", required=False, type=SINK)
 @click.option(
     "-t", "--table", "tables", multiple=True, metavar="PATTERN", help="Only these tables ('shop.*')."
 )
