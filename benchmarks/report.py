@@ -1,10 +1,16 @@
-"""The report: Markdown for people, JSON for everything else."""
+"""The report: Markdown for people, JSON for everything else.
+
+    python -m benchmarks.report docs/benchmarks.md var/bench/bench.json ...
+
+puts the figures of these runs into the page, between its two marks; of a benchmark that is in several, the last.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,3 +61,55 @@ def write(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _rate(rate: float | None) -> str:
     return f"{rate:,.0f} rows/s" if rate else "-"
+
+
+_BEGIN, _END = "<!-- figures -->\n", "<!-- end of figures -->"
+_SECTIONS = {
+    "stream": ("The stream, decoded to Arrow, into nothing", "`pg_recvlogical -o binary=true`"),
+    "PostgreSQL to PostgreSQL": ("PostgreSQL to PostgreSQL", "native subscription, binary"),
+    "snapshot": ("The first copy, into PostgreSQL", "`psql COPY`, piped into `psql COPY`"),
+    "to DuckDB": ("To DuckDB", "our null sink"),
+    "to JSON Lines": ("To JSON Lines", "our null sink"),
+    "latency": ("From commit to handler", "a bare blocking reader"),
+    "memory": ("Memory", ""),
+    "cluster": ("The cluster", "async"),
+    "routing": ("Reads with a token", "the bare pool"),
+}
+
+
+def page(text: str, rows: Sequence[dict[str, Any]]) -> str:
+    """The page with these figures in it, a table for each group."""
+    head, rest = text.split(_BEGIN)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in {row["benchmark"]: row for row in rows}.values():
+        groups.setdefault(row["benchmark"].split(": ")[0], []).append(row)
+    tables = []
+    for group in sorted(groups, key=list(_SECTIONS).index):
+        title, baseline = _SECTIONS[group]
+        lines = [
+            f"## {title}\n",
+            f"| | Walcast | {baseline} | Ratio | Goal | CPU | Peak |",
+            "|---|---:|---:|---:|---|---:|---:|",
+        ]
+        lines += [_short(row) for row in groups[group]]
+        tables.append("\n".join(lines) + "\n")
+    return head + _BEGIN + "\n" + "\n".join(tables) + "\n" + _END + rest.split(_END)[1]
+
+
+def _short(row: dict[str, Any]) -> str:
+    cells = (
+        row["benchmark"].split(": ", 1)[1],
+        row["figure"] or _rate(row["ours"]),
+        row["baseline_figure"] or _rate(row["theirs"]),
+        f"**{row['ratio']:.2f}x** ({row['ratio_min']:.2f}-{row['ratio_max']:.2f})" if row["ratio"] else "",
+        row["goal"].strip("-"),
+        f"{row['cpu_seconds']:.1f} s" if row["cpu_seconds"] else "",
+        f"{row['peak_bytes'] / 2**20:.0f} MB" if row["peak_bytes"] else "",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    found = [row for name in sys.argv[2:] for row in json.loads(Path(name).read_text())["results"]]
+    target.write_text(page(target.read_text(), found))
