@@ -30,9 +30,11 @@ from walcast.model import (
 from walcast.sinks.duckdb.apply import Applier
 from walcast.sinks.duckdb.columns import ColumnChoices, quoted
 from walcast.sinks.duckdb.config import DuckDBSinkConfig
+from walcast.sinks.duckdb.faults import ConstraintBroken, translated
 from walcast.sinks.duckdb.loading import ValueRefused
+from walcast.sinks.duckdb.records import DuckDBDeadLetters, DuckDBJournal
 from walcast.sinks.duckdb.refusals import in_the_way, unfit
-from walcast.sinks.duckdb.store import ConstraintBroken, Store, configuration, translated
+from walcast.sinks.duckdb.store import Store, configuration
 from walcast.sinks.duckdb.tables import RESYNC, Table, Tables
 from walcast.sinks.duckdb.view import DuckDBView
 
@@ -92,7 +94,7 @@ class DuckDBSink:
         return self._policies
 
     def dead_letters(self) -> DeadLetterStore:
-        return self._store.dead_letters()
+        return DuckDBDeadLetters(self._store)
 
     async def write_aside(
         self, batch: Batch, letters: Sequence[DeadLetter], gone: Sequence[int]
@@ -104,7 +106,7 @@ class DuckDBSink:
         await self._store.call(self._flush)
 
     def journal(self) -> Journal:
-        return self._store.journal()
+        return DuckDBJournal(self._store)
 
     async def count(self, table: TableId) -> int:
         """Rows of the copy of a source table; 0 when there is no copy."""

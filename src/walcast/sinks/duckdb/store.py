@@ -1,14 +1,14 @@
-"""The DuckDB file: one connection in one thread, its own bookkeeping tables, and its errors in our terms."""
+"""The DuckDB file: one connection in one thread, and its own bookkeeping tables."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import duckdb
 
@@ -16,19 +16,23 @@ from walcast.model import (
     FORMAT,
     Checkpoint,
     DeadLetter,
-    Fenced,
     Lsn,
     OperatorError,
     Position,
-    SinkUnavailable,
-    WalcastError,
     check_format,
 )
-
-if TYPE_CHECKING:
-    from walcast.sinks.duckdb.view import DuckDBView
+from walcast.sinks.duckdb.faults import fenced, first_line, translated
 
 T = TypeVar("T")
+
+
+class View(Protocol):
+    """What reads beside the writer for longer than one call."""
+
+    def interrupt(self) -> None: ...
+
+    def end(self) -> None: ...
+
 
 _BOOKKEEPING: Final = (
     "create schema if not exists _walcast",
@@ -55,18 +59,11 @@ _FIRST_CHECKPOINT: Final = """insert into _walcast.checkpoints
 _NEXT_CHECKPOINT: Final = """update _walcast.checkpoints set epoch = $3, commit_lsn = $4, ordinal = $5, through = $6
     where pipeline = $1 and sink = $2 and epoch = $7 and commit_lsn = $8 and ordinal = $9 and through = $10"""
 
-_LOAD_LETTERS: Final = (
-    "select letter from _walcast.dead_letters where pipeline = ? and sink = ? order by number"
-)
 _SETTLE_LETTER: Final = "delete from _walcast.dead_letters where pipeline = ? and sink = ? and number = ?"
 _SET_ASIDE: Final = """insert into _walcast.dead_letters
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, to_timestamp(?), ?)"""
 
 _QUERY_ROWS: Final = 10_000
-
-
-class ConstraintBroken(OperatorError):
-    """A row breaks a constraint of a table that was made by hand."""
 
 
 class Store:
@@ -84,8 +81,8 @@ class Store:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._checkpoint: Checkpoint | None = None
         self.in_transaction = False
-        self.views: set[DuckDBView] = set()
-        """What reads beside the writer for longer than one call; closed with the store."""
+        self.views: set[View] = set()
+        """Closed with the store."""
 
     async def beside(self, function: Callable[..., T], *args: Any) -> T:
         """Runs it in a reader's thread."""
@@ -243,135 +240,6 @@ class Store:
         """A second connection, with transactions of its own."""
         assert self._connection is not None
         return self._connection.cursor()
-
-    def journal(self) -> DuckDBJournal:
-        return DuckDBJournal(self)
-
-    def dead_letters(self) -> DuckDBDeadLetters:
-        return DuckDBDeadLetters(self)
-
-
-class DuckDBJournal:
-    """The pipeline's journal, in the same file. It has a connection of its own: an entry is durable at once, also while a
-    split transaction is open."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def load(self) -> dict[str, Any]:
-        return await self._store.call(self._load)
-
-    async def save(self, key: str, value: Any) -> None:
-        await self._store.call(self._save, key, value)
-
-    def _load(self) -> dict[str, Any]:
-        statement = "select key, value from _walcast.journal where pipeline = ? and sink = ?"
-        with translated(self._store.path), self._store.cursor() as cursor:
-            return {
-                key: json.loads(value)
-                for key, value in cursor.execute(statement, self._store.owner).fetchall()
-            }
-
-    def _save(self, key: str, value: Any) -> None:
-        with translated(self._store.path), self._store.cursor() as cursor:
-            cursor.execute("begin transaction")
-            cursor.execute(
-                "delete from _walcast.journal where pipeline = ? and sink = ? and key = ?",
-                (*self._store.owner, key),
-            )
-            if value is not None:
-                cursor.execute(
-                    "insert into _walcast.journal values (?, ?, ?, ?)",
-                    (*self._store.owner, key, json.dumps(value)),
-                )
-            cursor.execute("commit")
-
-
-class DuckDBDeadLetters:
-    """The dead letters, in the same file."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def load(self) -> list[DeadLetter]:
-        return await self._store.call(self._load)
-
-    async def save(self, letters: Sequence[DeadLetter], gone: Sequence[int] = ()) -> None:
-        """Commits what the open transaction holds, too: no part of a split one may be in it."""
-        await self._store.call(self._save, letters, gone)
-
-    def _load(self) -> list[DeadLetter]:
-        with translated(self._store.path):
-            rows = self._store.execute(_LOAD_LETTERS, self._store.owner)
-        return [DeadLetter.of(json.loads(row[0])) for row in rows]
-
-    def _save(self, letters: Sequence[DeadLetter], gone: Sequence[int]) -> None:
-        with translated(self._store.path):
-            self._store.begin()
-            self._store.set_aside(letters, gone)
-            self._store.commit(None)
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turns DuckDB's errors into ours. Messages of conversions hold cell values and are not repeated."""
-    try:
-        yield
-    except duckdb.Error as error:
-        quotes = isinstance(error, duckdb.DataError | duckdb.IntegrityError)
-        raise _translate(error, path) from (None if quotes else error)
-    except OSError as error:
-        raise OperatorError(
-            f"{path} cannot be used: {error.strerror}", hint="check the path and its permissions"
-        ) from error
-
-
-def _translate(error: duckdb.Error, path: Path) -> WalcastError:
-    text = first_line(error)
-    if isinstance(error, duckdb.InterruptException):
-        return SinkUnavailable(f"{path}: a statement was interrupted")
-    if isinstance(error, duckdb.TransactionException) and "onflict" in text:
-        return fenced(path)
-    if "Conflicting lock" in text or "Could not set lock" in text:
-        return OperatorError(
-            f"{path} is open in another process",
-            hint="a DuckDB file has one writer: close the other program, or read through `walcast` while it runs",
-        )
-    if "No space left" in text or "out of disk space" in text.lower() or "File too large" in text:
-        return OperatorError(
-            f"{path}: the disk is full", hint="free some space; nothing of the batch was kept"
-        )
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return OperatorError(f"{path}: DuckDB ran out of memory", hint="raise the sink's memory_limit")
-    if "not a valid DuckDB database" in text or isinstance(
-        error, (duckdb.FatalException, duckdb.InternalException)
-    ):
-        return OperatorError(
-            f"{path} is damaged, or is not a DuckDB file",
-            hint="move it away and run again: the copy is made anew from a snapshot",
-        )
-    if isinstance(error, duckdb.IOException):
-        return OperatorError(
-            f"{path} cannot be used: {text}", hint="check the path, its permissions and the disk"
-        )
-    if isinstance(error, duckdb.ConstraintException):
-        return ConstraintBroken(
-            f"{path}: a constraint of a table refuses a row", hint="drop the constraint at the copy"
-        )
-    if isinstance(error, duckdb.DataError):
-        return OperatorError(f"{path}: DuckDB cannot hold a value")
-    return OperatorError(f"{path}: {text}")
-
-
-def fenced(path: Path) -> Fenced:
-    return Fenced(
-        f"{path}: somebody else wrote this pipeline's checkpoint",
-        hint="two pipelines of the same name write into one file; stop one, or give it another name",
-    )
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def configuration(memory_limit: int, threads: int | None) -> dict[str, str]:

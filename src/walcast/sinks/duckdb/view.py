@@ -14,7 +14,8 @@ import duckdb
 from walcast.model import Column, Relation, TableId
 from walcast.model.comparing import NULL, SEPARATOR, Digest, Form, Key, Span, by_key
 from walcast.sinks.duckdb.columns import from_text, literal, quoted
-from walcast.sinks.duckdb.store import Store, translated
+from walcast.sinks.duckdb.faults import translated
+from walcast.sinks.duckdb.store import Store
 
 _PIECE: Final = 5000
 _FLOATS: Final = frozenset({"FLOAT", "DOUBLE"})
