@@ -103,7 +103,19 @@ def test_documents_graph_and_search_follow_the_source(person: Person, shop: Data
     assert {sink["name"]: sink["state"] for sink in status["sinks"]} == dict.fromkeys(
         ("find", "net", "copy"), "streaming"
     )
+    for name in ("find", "net", "copy"):
+        assert f"{name}: equal to its source" in person.run("verify", name).out
+    shop.execute("delete from derived.fruits where id = '8'")
+    shop.execute("update derived.fruits set body = '{}' where id = '9'")
+    shop.execute("insert into derived.fruits values ('900', 1, '{}')")
+    found = person.run("verify", "copy", "--json", code=1).json
+    (fruits,) = (item for item in found["tables"] if item["table"] == "fruits")
+    listed = {row["key"]["id"]: row["kind"] for row in fruits["listed"]}
+    assert listed == {"8": "missing", "9": "different", "900": "extra"}
+    assert "every difference was repaired" in person.run("verify", "copy", "--repair").out
+    assert "compare all of it" in person.run("verify", "copy", "-t", "shop.*", code=2).hint
     assert run.stop() == 0
+    assert "copy: equal to its source" in person.run("verify", "copy").out
     at_rest = person.run("status", "--json").json
     assert {sink["name"] for sink in at_rest["sinks"]} == {"find", "net", "copy"}
     doctor = person.run("doctor", "--json", code=3)

@@ -73,7 +73,7 @@ def sink_factory(
     def made(context: SinkContext) -> AbstractAsyncContextManager[Sink]:
         reader = PostgresReader(source.dsn, application_name(source.name, f"{context.sink}:read"))
         store = cast("DerivedStore", entry.build(config, context))
-        return mapped_sink(store, mapping, reader, config.targets)
+        return mapped_sink(store, mapping, reader, config.targets, config.policies)
 
     return made
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from walcast.app import registry
+from walcast.app.comparing import Comparison
 from walcast.app.compose import connect_source, make_pipeline, make_source, source_config
 from walcast.app.settings import Settings
 from walcast.engine import NotRunning, Pipeline, call, classify
@@ -66,7 +67,7 @@ class Job:
         self._pipeline = pipeline
         self._settings = settings
         self._notes = Notes(settings.pipeline.state_dir, wanted)
-        self._current: Verification | None = None
+        self._current: Verification | Comparison | None = None
         self.task = asyncio.create_task(self._run(), name=f"walcast verify {wanted.sink}")
 
     @property
@@ -119,6 +120,8 @@ class Job:
             listed=wanted.listed,
             patience=wanted.patience,
         )
+        if registry.sink(report.kind).derived:
+            return await self._mapped(report, options)
         done, begun = self._notes.load() if wanted.resume and not self.rounds else ({}, None)
         async with SourceReader(
             await connect_source(config, "verify"), config.publication, selected
@@ -141,6 +144,19 @@ class Job:
             )
         self._notes.clear()
         return report
+
+    async def _mapped(self, report: Report, options: Options) -> Report:
+        """Of a sink that holds what a mapping makes: all of it, from the beginning."""
+        if self.wanted.patterns or self.wanted.resume:
+            raise ConfigError(
+                f"sink {self.wanted.sink} holds what the mapping makes of several tables",
+                hint="compare all of it: without --table and --resume",
+            )
+        async with await connect_source(source_config(self._settings), "verify") as connection:
+            self._current = Comparison(
+                connection, partial(self._pipeline.hold, self.wanted.sink), options, report
+            )
+            return await self._current.run()
 
     def _stopped(self, table: TableId) -> str | None:
         """Why a table is not compared: the copy has stopped following it."""
@@ -269,7 +285,8 @@ Seen = Callable[[Progress, int, "Report | None", bool], None]
 
 def can_be_compared(kind: str) -> bool:
     """Whether sinks of that type can show their rows."""
-    return hasattr(registry.sink(kind).load(), "view")
+    made = registry.sink(kind).load()
+    return hasattr(made, "view") or hasattr(made, "held")
 
 
 async def verify(settings: Settings, wanted: Wanted, seen: Seen) -> Report:

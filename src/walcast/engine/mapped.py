@@ -9,29 +9,57 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
+from walcast.engine.blame import blamed
 from walcast.engine.derive import View, changed, page
 from walcast.engine.tasks import end
 from walcast.mapping import DataMapping, Plan, Target, affected, compile_mapping, tables_of
-from walcast.model import Batch, Checkpoint, Durability, Journal, KeepsJournal, Relation, TableStopped
-from walcast.model.derived import Delete, Derived, DerivedStore, Key, Put, SourceReader, version_of
+from walcast.model import (
+    Batch,
+    Checkpoint,
+    Durability,
+    Journal,
+    KeepsJournal,
+    Relation,
+    RowPolicies,
+    RowsRefused,
+    TableStopped,
+)
+from walcast.model.derived import (
+    Delete,
+    Derived,
+    DerivedSettings,
+    DerivedStore,
+    ItemsRefused,
+    Key,
+    Put,
+    SourceReader,
+    version_of,
+)
 
 log = logging.getLogger("walcast.engine")
+DEFAULT_POLICIES = DerivedSettings().policies
 
 
 class MappedSink:
-    """Implements `walcast.model.Sink` over a store. The mapping is compiled when it is opened, with the tables as they are.
+    """Implements `walcast.model.Sink` and `SetsAside` over a store. The mapping is compiled when it is opened, with the tables as they are.
 
     A collection whose mapping changed is filled anew beside the stream while the old one serves, then takes its place.
     """
 
     def __init__(
-        self, store: DerivedStore, mapping: DataMapping, reader: SourceReader, targets: Sequence[str] = ()
+        self,
+        store: DerivedStore,
+        mapping: DataMapping,
+        reader: SourceReader,
+        targets: Sequence[str] = (),
+        policies: RowPolicies = DEFAULT_POLICIES,
     ) -> None:
         self._targets = targets
+        self.policies = policies
         self.store = store
         self._mapping = mapping
         self._reader = reader
@@ -93,9 +121,16 @@ class MappedSink:
             await asyncio.wait([self._filler])  # both would make the same collection
         self._check_filler()
         async with self._calls:
-            if batch.kind == "snapshot":
-                return await self._snapshot(batch)
-            return await self._changes(batch)
+            try:
+                if batch.kind == "snapshot":
+                    return await self._snapshot(batch)
+                return await self._changes(batch)
+            except ItemsRefused as refused:
+                async with View(self._reader, batch.xids) as view:
+                    refusals = await blamed(self.plan, batch, refused, view, self.store)
+                if not refusals:
+                    raise
+                raise RowsRefused(batch, refusals) from refused
 
     async def flush(self) -> None:
         self._check_filler()
@@ -108,12 +143,33 @@ class MappedSink:
             await asyncio.wait([self._filler])
         self._check_filler()
 
+    @property
+    def filling(self) -> bool:
+        """Whether a collection is being filled beside the stream."""
+        return self._filler is not None and not self._filler.done()
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[SourceReader]:
+        """Nothing is written meanwhile; the source can be read, with all that may have been streamed in sight."""
+        async with self._calls:
+            await self._reader.settle()
+            yield self._reader
+
+    async def put_right(self, puts: Sequence[Put], gone: Iterable[tuple[str, str]], version: int) -> None:
+        """Writes what was found to differ, read at this version or later; durable when it returns. Under `still`, and not
+        amid a transaction in parts."""
+        self._version = max(self._version, version)
+        await self._write_page(puts, done=True)
+        await self.store.write(self._derived((), [Delete(*item) for item in gone]))
+        await self.store.flush()
+
     async def _changes(self, batch: Batch) -> Durability:
         self._copied.clear()
         done = batch.part is None or batch.part.last
         self._in_parts = not done
         if batch.last_commit is not None:
-            self._version = version_of(*batch.last_commit)
+            # A dead letter that is tried again is older than what was written since.
+            self._version = max(self._version, version_of(*batch.last_commit))
         elif batch.checkpoint is not None:
             self._version = _version_at(batch.checkpoint)
         async with View(self._reader, batch.xids) as view:
@@ -186,7 +242,7 @@ class MappedSink:
             while True:
                 async with self._calls, View(self._reader, ()) as view:
                     puts, after = await page(view, target, after)
-                    await self.store.write(self._derived(puts, done=not self._in_parts))
+                    await self._write_page(puts, done=not self._in_parts)
                     if after is None:
                         await self._finish(target)
                         break
@@ -198,10 +254,23 @@ class MappedSink:
         after: Key | None = None
         while True:
             puts, after = await page(view, target, after)
-            await self.store.write(self._derived(puts, done=done))
+            await self._write_page(puts, done=done)
             if after is None:
                 break
         await self._finish(target)
+
+    async def _write_page(self, puts: Sequence[Put], *, done: bool) -> None:
+        """There is no change that could be set aside: what is refused is left out, unless it is to stop the sink."""
+        try:
+            await self.store.write(self._derived(puts, done=done))
+        except ItemsRefused as refused:
+            if self.policies.data == "stop":
+                raise
+            gone = {(item.collection, item.id) for item in refused.items}
+            for item in refused.items:
+                log.error("item_left_out", extra={"collection": item.collection, "reason": item.message})
+            rest = [put for put in puts if (put.collection, put.id) not in gone]
+            await self._write_page(rest, done=done)
 
     async def _start(self, target: Target) -> None:
         for made in target.collections.values():
@@ -240,11 +309,15 @@ class JournalledMappedSink(MappedSink):
 
 
 def mapped_sink(
-    store: DerivedStore, mapping: DataMapping, reader: SourceReader, targets: Sequence[str] = ()
+    store: DerivedStore,
+    mapping: DataMapping,
+    reader: SourceReader,
+    targets: Sequence[str] = (),
+    policies: RowPolicies = DEFAULT_POLICIES,
 ) -> MappedSink:
     """The sink that fits the store. `targets`: which of the mapping's, by default all that it can hold."""
     kind = JournalledMappedSink if isinstance(store, KeepsJournal) else MappedSink
-    return kind(store, mapping, reader, targets)
+    return kind(store, mapping, reader, targets, policies)
 
 
 def _version_at(checkpoint: Checkpoint) -> int:

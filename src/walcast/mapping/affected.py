@@ -34,16 +34,22 @@ class Work:
         return bool(self.roots or self.links or self.held or self.gone or self.emptied or self.everything)
 
 
-def affected(plan: Plan, batch: Batch) -> list[tuple[Target, Work]]:
-    """What a batch of changes asks for, target by target."""
+def affected(plan: Plan, batch: Batch, only: Iterable[Change] | None = None) -> list[tuple[Target, Work]]:
+    """What a batch of changes (or some of them) asks for, target by target."""
     places = plan.places
     works = {id(target): (target, Work()) for target in plan.targets}
     if any(relation.table in places for relation in batch.relations):
-        for change in batch.changes():
+        for change in batch.changes() if only is None else only:
             if change.relation is not None:
                 for target, node in places.get(change.relation.table, ()):
                     work = works[id(target)][1]
                     (_note_root if node is target.root else _note_inner)(target, node, change, work)
+    if batch.kind == "changes" and batch.checkpoint is None and batch.part is None:
+        for (
+            _,
+            work,
+        ) in works.values():  # not the stream's, such as a dead letter: its rows may be long outdated
+            work.known.clear()
     return [(target, work) for target, work in works.values() if work]
 
 

@@ -77,6 +77,14 @@ def id_of(values: Iterable[Any]) -> str:
     return ":".join(part.replace("%", "%25").replace(":", "%3A") for part in made)
 
 
+def parts_of(id_: str, columns: int) -> Key | None:
+    """The values that `id_of` made this id from; None when it made no such id."""
+    if columns == 1:
+        return (id_,)
+    parts = tuple(part.replace("%3A", ":").replace("%25", "%") for part in id_.split(":"))
+    return parts if len(parts) == columns and all(parts) else None
+
+
 def member_of(node: int, key: Key) -> str:
     """The name of a row at a place of the tree, as stores keep it."""
     return f"{node}:{id_of(key)}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Group
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from walcast.model.batch import Durability
+from walcast.model.deadletter import LIMIT, RowPolicies, RowPolicy
+from walcast.model.errors import OperatorError
 from walcast.model.lsn import Checkpoint, Lsn
 from walcast.model.relation import Relation, TableId
 
@@ -84,6 +86,58 @@ class Derived:
     done: bool = True
 
 
+class Refused(NamedTuple):
+    """A document, vertex or edge that a store can never take. `code` is a constant name; `message` never holds a value."""
+
+    collection: str
+    id: str
+    code: str
+    message: str
+
+
+class ItemsRefused(OperatorError):
+    """Raised by `DerivedStore.write`. What it accepted before is as it was, and all that came with these may be written again."""
+
+    def __init__(self, items: Iterable[Refused]) -> None:
+        self.items = tuple(items)
+        first = self.items[0]
+        super().__init__(
+            f"{first.collection}: {first.message} ({len(self.items)} refused)",
+            hint="see on_refused, or change the mapping",
+        )
+
+
+Unfit = tuple[str, str]
+"""Code and message of a `Refused`."""
+
+
+def check_puts(puts: Iterable[Put], unfit: Callable[[Put], Unfit | None]) -> None:
+    """Raises ItemsRefused for those of which `unfit` says why."""
+    found = [(put, why) for put in puts if (why := unfit(put)) is not None]
+    if found:
+        raise ItemsRefused(Refused(put.collection, put.id, *why) for put, why in found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedSettings:
+    """What the settings of all such stores have in common."""
+
+    on_refused: RowPolicy = field(
+        default="set_aside",
+        metadata={
+            "help": "what becomes of a change that makes something the store can never take: it is set aside as a dead letter, or "
+            "skipped, or its table stops"
+        },
+    )
+    dead_letter_limit: int = field(
+        default=LIMIT, metadata={"help": "the table stops when more changes than this would be set aside"}
+    )
+
+    @property
+    def policies(self) -> RowPolicies:
+        return RowPolicies(data=self.on_refused, limit=self.dead_letter_limit)
+
+
 class DerivedStore(Protocol):
     """A target of documents, vertices or edges; an async context manager.
 
@@ -109,10 +163,30 @@ class DerivedStore(Protocol):
         """Removes a finished collection that the mapping no longer has."""
         ...
 
-    async def write(self, derived: Derived) -> Durability: ...
+    async def write(self, derived: Derived) -> Durability:
+        """Raises ItemsRefused."""
+        ...
+
     async def flush(self) -> None: ...
     async def holders(self, collection: Collection, members: Sequence[str]) -> Sequence[tuple[str, str]]:
         """The id and the first member of all that was made from any of these rows, everything written so far considered."""
+        ...
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A store that can show what it holds, for `walcast verify`. Everything written and flushed is in it."""
+
+    async def ids(self, collection: Collection, after: str | None) -> Sequence[str]:
+        """The next ids in an order of the store's own, some thousand; none after the last."""
+        ...
+
+    async def held(self, collection: Collection, ids: Sequence[str]) -> Mapping[str, Any]:
+        """What it holds under these ids, in a form of its own."""
+        ...
+
+    def form(self, collection: Collection, put: Put) -> Any:
+        """What `held` gives for this when it is written."""
         ...
 
 

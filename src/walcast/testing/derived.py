@@ -121,6 +121,16 @@ class MemoryDerivedStore:
         there = self._of(collection.name).items()
         return [(id_, put.members[0]) for id_, (_, put) in there if wanted & set(put.members)]
 
+    async def ids(self, collection: Collection, after: str | None) -> Sequence[str]:
+        return list(self._of(collection.name)) if after is None else []
+
+    async def held(self, collection: Collection, ids: Sequence[str]) -> Mapping[str, Any]:
+        there = self._of(collection.name)
+        return {id_: self.form(collection, there[id_][1]) for id_ in ids if id_ in there}
+
+    def form(self, collection: Collection, put: Put) -> Any:
+        return put.body, put.ends
+
     def _of(self, name: str) -> dict[str, tuple[int, Put]]:
         made = self._making.get(name)
         return made if made is not None else self._open.collections[name]

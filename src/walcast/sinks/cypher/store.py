@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar
 
 from walcast.model import (
     Checkpoint,
@@ -22,9 +22,12 @@ from walcast.model import (
     SinkContext,
     SinkUnavailable,
 )
-from walcast.model.derived import Collection, Derived, Kind, Put
+from walcast.model.derived import Collection, Derived, ItemsRefused, Kind, Put, Unfit, check_puts
+from walcast.sinks.cypher.values import stored
 
 T = TypeVar("T")
+_INTEGERS: Final = 1 << 63
+_PAGE: Final = 5000
 
 
 class GraphDatabase(Protocol):
@@ -79,6 +82,13 @@ class Label(Protocol):
         ...
 
     def holders(self, members: Sequence[str]) -> list[tuple[str, str]]: ...
+    def ids(self, after: str | None, limit: int) -> list[str]:
+        """The next keys, in order."""
+        ...
+
+    def held(self, keys: Sequence[str]) -> dict[str, list[Any]]:
+        """Of each an edge's ends (else two nulls) and the fields."""
+        ...
 
 
 D = TypeVar("D", bound=GraphDatabase)
@@ -92,6 +102,8 @@ class CypherStore(Generic[D]):
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"vertex", "edge"})
     keeps_checkpoint = True
+    longest_key: ClassVar[int]
+    """Bytes of a key."""
 
     def __init__(self, context: SinkContext, where: str) -> None:
         self._owner = f"{context.pipeline}/{context.sink}"
@@ -155,6 +167,16 @@ class CypherStore(Generic[D]):
     async def holders(self, collection: Collection, members: Sequence[str]) -> Sequence[tuple[str, str]]:
         return await self._call(lambda: self._labels[collection.name].holders(members))
 
+    async def ids(self, collection: Collection, after: str | None) -> Sequence[str]:
+        return await self._call(lambda: self._labels[collection.name].ids(after, _PAGE))
+
+    async def held(self, collection: Collection, ids: Sequence[str]) -> Mapping[str, Any]:
+        return await self._call(lambda: self._labels[collection.name].held(ids))
+
+    def form(self, collection: Collection, put: Put) -> Any:
+        fields = [stored(kind, put.body.get(field)) for field, kind in collection.fields]
+        return [*(put.ends or (None, None)), *fields]
+
     async def query(self, cypher: str) -> tuple[list[str], list[list[Any]]]:
         """Rows of a Cypher query, as the writer sees them."""
         return [], await self._call(lambda: self._db.run(cypher))
@@ -176,6 +198,8 @@ class CypherStore(Generic[D]):
         """On an error the open transaction is rolled back, with all that it holds."""
         try:
             return function(*args)
+        except ItemsRefused:
+            raise
         except BaseException:
             if self._database is not None:
                 self._database.rollback()
@@ -256,6 +280,7 @@ class CypherStore(Generic[D]):
         self._commit()
 
     def _write(self, derived: Derived) -> None:
+        check_puts(derived.puts, self._unfit)
         self._db.begin()
         self._whole = derived.done
         for name in derived.empty:
@@ -277,6 +302,15 @@ class CypherStore(Generic[D]):
         self._reached = derived.checkpoint or self._reached
         if self._db.full:
             self._commit()
+
+    def _unfit(self, put: Put) -> Unfit | None:
+        if max(len(key.encode()) for key in (put.id, *(put.ends or ()))) > self.longest_key:
+            return "KeyTooLong", f"an id of more than {self.longest_key} bytes"
+        for field, kind in self._labels[put.collection].made.fields:
+            value = put.body.get(field)
+            if kind == "integer" and value is not None and not -_INTEGERS <= value < _INTEGERS:
+                return "IntegerTooLarge", f"an integer of more than 64 bits in {field}"
+        return None
 
     def _commit(self) -> None:
         if not self._whole:

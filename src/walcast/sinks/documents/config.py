@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from walcast.model.derived import DerivedSettings
 from walcast.model.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentsConfig:
+class DocumentsConfig(DerivedSettings):
     """Documents of the mapping as JSONB in a PostgreSQL (13 or later): a table a collection, with id, version and body."""
 
     dsn: Secret = field(metadata={"help": "the target: a URI or key=value; PGSERVICE and .pgpass work"})

@@ -21,13 +21,16 @@ from walcast.model import (
     SinkContext,
     SinkUnavailable,
 )
-from walcast.model.derived import Collection, Derived, Kind, Put
+from walcast.model.derived import Collection, Derived, Kind, Put, Unfit, check_puts
 from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.faults import explain
 from walcast.sinks.documents.config import DocumentsConfig
 
 _LONGEST: Final = 58
 """Bytes of a collection's name: the server keeps 63, and the next generation has a prefix."""
+
+_LONGEST_KEY: Final = 2600
+"""Bytes of a value in an index: a third of a page, which is the server's own limit, less what goes with it."""
 
 # Tables that were just filled have no statistics: a lookup of members would scan them.
 _TUNING: Final = "set enable_seqscan = off; set jit = off"
@@ -161,6 +164,7 @@ class DocumentsStore:
         await self._commit_if_whole()
 
     async def write(self, derived: Derived) -> Durability:
+        check_puts(derived.puts, _unfit)
         await self._begin()
         self._whole = derived.done
         for name in derived.empty:
@@ -188,6 +192,19 @@ class DocumentsStore:
     async def holders(self, collection: Collection, members: Sequence[str]) -> Sequence[tuple[str, str]]:
         statement = "select id, members[1] from {table} where members && %s::text[]"
         return await self._query(statement, [list(members)], collection.name)
+
+    async def ids(self, collection: Collection, after: str | None) -> Sequence[str]:
+        statement = "select id from {table} where id > %s order by id limit 5000"
+        rows = await self._query(statement, [after or ""], collection.name)
+        return [row[0] for row in rows]
+
+    async def held(self, collection: Collection, ids: Sequence[str]) -> Mapping[str, Any]:
+        statement = "select id, body, source, target from {table} where id = any (%s::text[])"
+        rows = await self._query(statement, [list(ids)], collection.name)
+        return {id_: (body, source, target) for id_, body, source, target in rows}
+
+    def form(self, collection: Collection, put: Put) -> Any:
+        return (put.body, *(put.ends or (None, None)))
 
     def journal(self) -> Journal:
         return _Journal(self)
@@ -289,6 +306,12 @@ class _Journal:
 
     async def save(self, key: str, value: Any) -> None:
         await self._store.save_journal(key, value)
+
+
+def _unfit(put: Put) -> Unfit | None:
+    if max(len(key.encode()) for key in (put.id, *put.members, *(put.ends or ()))) > _LONGEST_KEY:
+        return "KeyTooLong", f"an id of more than {_LONGEST_KEY} bytes"
+    return None
 
 
 def _record(put: Put) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from walcast.model.derived import DerivedSettings
+
 
 @dataclass(frozen=True, slots=True)
-class GraphConfig:
+class GraphConfig(DerivedSettings):
     """Vertices and edges of the mapping in a LadybugDB file, asked in Cypher. `_key` is a vertex's id; `_ghost` marks one that
     only edges know of yet."""
 

@@ -62,6 +62,11 @@ class Label:
         return record
 
     @property
+    def _columns(self) -> str:
+        """To be returned after something else."""
+        return "".join(f", n.{quoted(field)}" for field in self._kinds)
+
+    @property
     def _fields(self) -> dict[str, str]:
         return {field: _TYPES[kind] for field, kind in self._kinds.items()}
 
@@ -109,6 +114,20 @@ class Vertices(Label):
             f"match (n:{self.name}) where n._member in $members return n._key, n._member", members=members
         )
         return [(row[0], row[1]) for row in rows]
+
+    def ids(self, after: str | None, limit: int) -> list[str]:
+        rows = self._db.run(
+            f"match (n:{self.name}) where n._key > $after and n._ghost = false return n._key order by n._key limit {limit}",
+            after=after or "",
+        )
+        return [row[0] for row in rows]
+
+    def held(self, keys: Sequence[str]) -> dict[str, list[Any]]:
+        rows = self._db.run(
+            f"match (n:{self.name}) where n._key in $keys and n._ghost = false return n._key{self._columns}",
+            keys=keys,
+        )
+        return {row[0]: [None, None, *row[1:]] for row in rows}
 
 
 class Edges(Label):
@@ -209,6 +228,22 @@ class Edges(Label):
             f"match (n:{self._book}) where n._member in $members return n._key, n._member", members=members
         )
         return [(row[0], row[1]) for row in rows]
+
+    def ids(self, after: str | None, limit: int) -> list[str]:
+        rows = self._db.run(
+            f"match (n:{self._book}) where n._key > $after return n._key order by n._key limit {limit}",
+            after=after or "",
+        )
+        return [row[0] for row in rows]
+
+    def held(self, keys: Sequence[str]) -> dict[str, list[Any]]:
+        known = [{"_key": key, "_source": a, "_target": b} for key, a, b in self._known(keys)]
+        if not known:
+            return {}
+        rows = self._db.run(
+            f"unwind $rows as r match {self._path} return n._key, a._key, b._key{self._columns}", rows=known
+        )
+        return {row[0]: row[1:] for row in rows}
 
     def _known(self, keys: Sequence[str]) -> list[tuple[str, str, str]]:
         rows = self._db.run(

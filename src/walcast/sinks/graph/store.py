@@ -13,6 +13,8 @@ from walcast.sinks.graph.labels import Edges, Vertices
 class GraphStore(CypherStore[Database]):
     """Implements `walcast.model.derived.DerivedStore` and `KeepsJournal`."""
 
+    longest_key = 1 << 20
+
     def __init__(self, config: GraphConfig, context: SinkContext) -> None:
         super().__init__(context, str(config.path))
         self._config = config

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from walcast.model.derived import DerivedSettings
 from walcast.model.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
-class Neo4jConfig:
+class Neo4jConfig(DerivedSettings):
     """Vertices and edges of the mapping in Neo4j 5 (5.7 or later), asked in Cypher. `_key` is a vertex's or an edge's id;
     `_ghost` marks a vertex that only edges know of yet. The labels and types are the sink's own."""
 

@@ -55,6 +55,22 @@ class Vertices:
         )
         return [(row[0], row[1]) for row in rows]
 
+    def ids(self, after: str | None, limit: int) -> list[str]:
+        rows = self._db.run(
+            f"match (n:{self._name}) where n._key > $after and n._ghost = false return n._key order by n._key limit $limit",
+            after=after or "",
+            limit=limit,
+        )
+        return [row[0] for row in rows]
+
+    def held(self, keys: Sequence[str]) -> dict[str, list[Any]]:
+        rows = self._db.run(
+            f"match (n:{self._name}) where n._key in $keys and n._ghost = false"
+            f" return n._key, null as a, null as b{_fields(self.made)}",
+            keys=keys,
+        )
+        return {row[0]: row[1:] for row in rows}
+
 
 class Edges:
     """Relationships of a type."""
@@ -146,6 +162,21 @@ class Edges:
         )
         return [(row[0], row[1]) for row in rows]
 
+    def ids(self, after: str | None, limit: int) -> list[str]:
+        rows = self._db.run(
+            f"{self._found} where n._key > $after return n._key order by n._key limit $limit",
+            after=after or "",
+            limit=limit,
+        )
+        return [row[0] for row in rows]
+
+    def held(self, keys: Sequence[str]) -> dict[str, list[Any]]:
+        rows = self._db.run(
+            f"{self._found} where n._key in $keys return n._key, a._key, b._key{_fields(self.made)}",
+            keys=keys,
+        )
+        return {row[0]: row[1:] for row in rows}
+
     def _known(self, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
         rows = self._db.run(f"{self._found} where n._key in $keys return n._key, a._key, b._key", keys=keys)
         return {key: (source, target) for key, source, target in rows}
@@ -158,6 +189,10 @@ def _properties(made: Collection, put: Put, generation: int) -> dict[str, Any]:
     for field, kind in made.fields:
         found[field] = stored(kind, put.body.get(field))
     return found
+
+
+def _fields(made: Collection) -> str:
+    return "".join(f", n.{quoted(field)}" for field, _ in made.fields)
 
 
 def _pieces(keys: Sequence[str]) -> Iterator[list[str]]:

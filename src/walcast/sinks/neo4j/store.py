@@ -17,6 +17,8 @@ from walcast.sinks.neo4j.labels import Edges, Vertices
 class Neo4jStore(CypherStore[Database]):
     """Implements `walcast.model.derived.DerivedStore`, `KeepsJournal` and `Examinable`."""
 
+    longest_key = 8000  # an index holds keys of 8167 bytes, with its own of them
+
     def __init__(self, config: Neo4jConfig, context: SinkContext) -> None:
         super().__init__(context, config.uri)
         self._config = config

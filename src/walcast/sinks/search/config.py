@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from walcast.model.derived import DerivedSettings
+
 
 @dataclass(frozen=True, slots=True)
-class SearchConfig:
+class SearchConfig(DerivedSettings):
     """Documents of the mapping in tantivy indexes, one a collection: full text, more like this, highlights."""
 
     path: Path = field(metadata={"help": "the folder of the indexes; made when it is not there"})

@@ -13,7 +13,7 @@ import tantivy
 from walcast.model import OperatorError, SinkUnavailable
 from walcast.model.derived import Put
 
-_LONGEST = 65_530
+LONGEST = 65_530
 """Bytes of a term in tantivy."""
 _INT = 1 << 63
 _MANY = 1_000_000
@@ -78,10 +78,6 @@ class Writing:
             self._pending[put.id] = put.members
 
     def delete(self, key: str) -> None:
-        if len(key.encode()) > _LONGEST:
-            raise OperatorError(
-                f"an id of more than {_LONGEST} bytes cannot be searched", hint="choose another id"
-            )
         with translated(self.folder):
             self._writer.delete_documents_by_term("_key", key)
         self._pending[key] = ()
@@ -106,8 +102,7 @@ class Writing:
         if self._emptied:
             return found
         with translated(self.folder):
-            self._index.reload()
-            searcher = self._index.searcher()
+            searcher = self._reloaded()
             query = tantivy.Query.term_set_query(self._schema, "_members", list(members))
             for _, address in searcher.search(query, max(1, searcher.num_docs), count=False).hits:
                 document = searcher.doc(address)
@@ -115,6 +110,25 @@ class Writing:
                 if key not in self._pending:
                     found.append((key, document["_members"][0]))
         return found
+
+    def ids(self) -> list[str]:
+        """Of all that is committed."""
+        with translated(self.folder):
+            searcher = self._reloaded()
+            found = searcher.search(tantivy.Query.all_query(), max(1, searcher.num_docs), count=False).hits
+            return [searcher.doc(address)["_key"][0] for _, address in found]
+
+    def bodies(self, keys: Sequence[str]) -> dict[str, Any]:
+        with translated(self.folder):
+            searcher = self._reloaded()
+            query = tantivy.Query.term_set_query(self._schema, "_key", list(keys))
+            found = searcher.search(query, max(1, searcher.num_docs), count=False).hits
+            documents = [searcher.doc(address) for _, address in found]
+        return {document["_key"][0]: json.loads(document["_body"][0]) for document in documents}
+
+    def _reloaded(self) -> Any:
+        self._index.reload()
+        return self._index.searcher()
 
 
 def _add(document: tantivy.Document, name: str, kind: str, value: Any) -> None:

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self, TypeVar
 
 from walcast.model import Checkpoint, Durability, OperatorError, SinkContext
-from walcast.model.derived import Collection, Derived, Kind
+from walcast.model.derived import Collection, Derived, Kind, Put, Unfit, check_puts
 from walcast.sinks.search import state as kept
 from walcast.sinks.search.config import SearchConfig
-from walcast.sinks.search.index import Writing
+from walcast.sinks.search.index import LONGEST, Writing
 from walcast.sinks.search.state import Serving, State
 
 T = TypeVar("T")
@@ -78,6 +78,16 @@ class SearchStore:
 
     async def holders(self, collection: Collection, members: Sequence[str]) -> Sequence[tuple[str, str]]:
         return await self._call(lambda: self._of(collection.name).holders(members))
+
+    async def ids(self, collection: Collection, after: str | None) -> Sequence[str]:
+        """All of them at once."""
+        return [] if after is not None else await self._call(lambda: self._of(collection.name).ids())
+
+    async def held(self, collection: Collection, ids: Sequence[str]) -> Mapping[str, Any]:
+        return await self._call(lambda: self._of(collection.name).bodies(ids))
+
+    def form(self, collection: Collection, put: Put) -> Any:
+        return put.body
 
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
@@ -141,11 +151,13 @@ class SearchStore:
         shutil.rmtree(old.folder)
 
     def _write(self, derived: Derived) -> None:
+        check_puts(derived.puts, _unfit)
         self._whole = derived.done
         for name in derived.empty:
             self._of(name).empty()
         for name, id_ in derived.deletes:
-            self._of(name).delete(id_)
+            if len(id_.encode()) <= LONGEST:  # else it is not there
+                self._of(name).delete(id_)
         for put in derived.puts:
             self._of(put.collection).put(put, derived.version)
         self._reached = derived.checkpoint or self._reached
@@ -158,3 +170,9 @@ class SearchStore:
         if self._reached is not None and self._reached != self._state.checkpoint:
             self._state.checkpoint = self._reached
             kept.save(self._config.path, self._state)
+
+
+def _unfit(put: Put) -> Unfit | None:
+    if max(len(term.encode()) for term in (put.id, *put.members)) > LONGEST:
+        return "KeyTooLong", f"an id of more than {LONGEST} bytes"
+    return None

@@ -8,9 +8,15 @@ from typing import Any, ClassVar
 
 import pytest
 
+from walcast.decode import NATIVE, TWIN
+from walcast.decode.letters import letter_batch
+from walcast.engine.aside import Aside
+from walcast.engine.compared import Compared, Item
+from walcast.engine.deadfile import FileDeadLetters
 from walcast.engine.mapped import MappedSink, mapped_sink
-from walcast.mapping import DataMapping
-from walcast.model.derived import DerivedStore
+from walcast.engine.metrics import Metrics
+from walcast.mapping import DataMapping, Document, Vertex
+from walcast.model.derived import DerivedStore, Key, Put, version_of
 from walcast.testing.conformance.driver import STEPS, Crash, Driver
 from walcast.testing.conformance.histories import MAPPING, Content, History, HistoryReader, Identity
 
@@ -22,6 +28,8 @@ class DerivedConformance:
 
     mapping: ClassVar[DataMapping] = MAPPING
     seeds: ClassVar[int] = 5
+    too_long: ClassVar[int] = 0
+    """Bytes of an id that the store refuses; 0: it takes any."""
 
     def make_store(self, place: Any) -> DerivedStore:
         raise NotImplementedError
@@ -118,6 +126,72 @@ class DerivedConformance:
             await driver.deliver(history.batches())
             await self.expect(place, history)
 
+    async def test_what_differs_from_the_source_is_found_and_mended(self, make_place: Any) -> None:
+        place, history = make_place(), History(11)
+        history.plenty()
+        batches = history.batches()
+        await self.sinks(place, history).deliver(batches)
+        assert batches[-1].checkpoint is not None
+        version = version_of(1, batches[-1].checkpoint.through)
+        async with self.make_sink(place, HistoryReader(history)) as sink:
+            compared = Compared(sink, version)
+            assert await _differing(sink, compared) == set()
+            harmed = set()
+            for target in sink.plan.targets:
+                for name, made in target.collections.items():
+                    ids = await compared.ids(target, name, None)
+                    put = Put(name, "900:900", {}, (), None if made.ends is None else ("1", "2"))
+                    await sink.put_right([put], [(name, ids[0])], version)
+                    harmed |= {(name, "900:900"), (name, ids[0])}
+            assert await _differing(sink, compared) == harmed
+            for target in sink.plan.targets:
+                mine = [Item(*item) for item in harmed if item[0] in target.collections]
+                pairs = await compared.items(target, mine)
+                assert not any(pair.equal for pair in pairs.values())
+                await compared.mend(target, mine)
+            assert await _differing(sink, compared) == set()
+        await self.expect(place, history)
+
+    async def test_what_it_can_never_hold_is_set_aside_until_it_can(
+        self, make_place: Any, tmp_path: Path
+    ) -> None:
+        if not self.too_long:
+            pytest.skip("the store takes any id")
+        place, history = make_place(), History(0, transactions=0)
+        mapping = DataMapping(
+            documents={"things": Document("app.tags", id=("label",))},
+            vertices={"Thing": Vertex("app.tags", id=("label",))},
+        )
+        world, tags = history.world, history.tables["tags"]
+        with world.transaction():
+            for number, label in enumerate(("a", "x" * self.too_long, "c")):
+                world.insert(tags, id=str(number), label=label)
+        history.noted()
+        with world.transaction():
+            world.update(tags, {"id": "1"}, label="b")
+        history.noted()
+        batches = history.world.batches(batch_bytes=1)
+        history.told = len(history.states) - 1
+        async with self.make_sink(place, HistoryReader(history), mapping) as sink:
+            aside = Aside("copy", sink, sink.policies, FileDeadLetters(tmp_path / "dead"), {}, Metrics())
+            await aside.load()
+            for batch in batches:
+                await aside.write(batch)
+                await sink.flush()
+            assert [letter.raw.op for letter in aside.letters.values()] == [b"I", b"U"]
+            assert {letter.code for letter in aside.letters.values()} == {"KeyTooLong", ""}
+        held = await self.content(place)
+        assert held
+        assert all(set(items) == {"a", "c"} for items in held.values())
+        async with self.make_sink(place, HistoryReader(history), mapping) as sink:
+            aside = Aside("copy", sink, sink.policies, FileDeadLetters(tmp_path / "dead"), {}, Metrics())
+            await aside.load()
+            for number, letter in list(aside.letters.items()):
+                again = letter_batch(letter, tags.relation(), NATIVE or TWIN)
+                assert await aside.again(number, again) is None
+            assert aside.letters == {}
+        await self.expect(place, history, mapping)
+
     async def test_another_mapping_is_filled_while_the_old_one_serves(self, make_place: Any) -> None:
         place, history = make_place(), History(7)
         history.plenty()
@@ -163,3 +237,20 @@ class DerivedConformance:
             return made[-1]
 
         return make
+
+
+async def _differing(sink: MappedSink, compared: Compared) -> set[tuple[str, str]]:
+    """The items in which the store differs from the source, page by page."""
+    found: set[tuple[str, str]] = set()
+    for target in sink.plan.targets:
+        after: Key | None = None
+        pairs, after = await compared.page(target, after)
+        assert after is None, "small tables"
+        seen = set(pairs)
+        for name in target.collections:
+            ids = await compared.ids(target, name, None)
+            assert len(set(ids)) == len(ids)
+            others = {Item(name, id_) for id_ in ids} - seen
+            pairs |= await compared.items(target, others)
+        found |= {(item.collection, item.id) for item, pair in pairs.items() if not pair.equal}
+    return found
