@@ -7,6 +7,7 @@ import re
 import ladybug
 from tests.acceptance.person import Person
 
+from walcast import Token
 from walcast.sinks.search import SearchIndex
 from walcast.testing.postgres import Database
 
@@ -96,13 +97,27 @@ def test_documents_graph_and_search_follow_the_source(person: Person, shop: Data
     ((body,),) = shop.execute("select body from derived.fruits where id = '7'")
     assert body == {"name": "kiwi", "file": 7, "label": "7: kiwi", "crates": [{"crate": 1}, {"crate": 2}]}
     assert shop.execute('select count(*) from derived."Fruit"') == [(100,)]
-    (hit,) = SearchIndex(person.folder / "search", "fruits").search("kiwi")
+    index = SearchIndex(person.folder / "search", "fruits")
+    (hit,) = index.search("kiwi")
+    tokens = [row[0] for row in shop.execute("select token from derived._walcast_checkpoint")]
     assert hit.body == body
     assert hit.highlights["name"] == "<b>kiwi</b>"
     status = person.run("status", "--json").json
     assert {sink["name"]: sink["state"] for sink in status["sinks"]} == dict.fromkeys(
         ("find", "net", "copy"), "streaming"
     )
+    mapping = person.run("config", "show", "--json").json["mapping"]
+    assert mapping["documents"]["fruits"]["nested"]["crates"]["on"] == {"fruit": "id"}
+    assert "crate" in person.run("config", "show").out
+    text = (person.folder / "walcast.toml").read_text()
+    person.write(text.replace('label = { template = "{id}: {name}" }', 'title = "name"'))
+    said = person.run("reload").out
+    assert "mapping.documents.fruits.fields" in said
+    assert "takes effect at the next start" in said
+    person.write(text)
+    for reached in (index.token, *map(Token.parse, tokens)):
+        assert reached is not None
+        assert reached >= Token.parse(token)
     for name in ("find", "net", "copy"):
         assert f"{name}: equal to its source" in person.run("verify", name).out
     shop.execute("delete from derived.fruits where id = '8'")

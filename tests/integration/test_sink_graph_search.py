@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from psycopg import sql
 
-from walcast.model import Checkpoint, Lsn, OperatorError, Position, SinkContext, SourceIdentity, WalcastError
+from walcast.model import (
+    Checkpoint,
+    Lsn,
+    OperatorError,
+    Position,
+    SinkContext,
+    SourceIdentity,
+    Token,
+    WalcastError,
+)
 from walcast.model.derived import Collection, Delete, Derived, Put
+from walcast.model.secret import Secret
+from walcast.sinks.documents import DocumentsConfig, DocumentsStore
 from walcast.sinks.graph import GraphConfig, GraphStore
 from walcast.sinks.search import SearchConfig, SearchIndex, SearchStore
+from walcast.testing.postgres import Database
 
 CONTEXT = SinkContext("p", "s", SourceIdentity(1, 1, 180000, "app"), ".")
 POSTS = Collection(
@@ -114,3 +128,27 @@ async def test_a_graph_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
             pass
     assert "x.lbug" in caught.value.message
     assert caught.value.hint
+
+
+async def test_what_is_in_the_way_is_found_without_opening_it(tmp_path: Path, database: Database) -> None:
+    graph, search = GraphConfig(tmp_path / "g.lbug"), SearchConfig(tmp_path / "i")
+    documents = DocumentsConfig(Secret(database.dsn()))
+    stores = (GraphStore(graph, CONTEXT), SearchStore(search, CONTEXT), DocumentsStore(documents, CONTEXT))
+    for store in stores:
+        assert await store.examine() == [], "nothing is there yet"
+    async with GraphStore(graph, CONTEXT) as one, SearchStore(search, CONTEXT) as two:
+        await filled(one, [USER], Derived(1, [Put("User", "1", {"name": "n"})], checkpoint=AT))
+        await filled(two, [POSTS], Derived(1, [post("1", "t", "b")], checkpoint=AT))
+        _, ((value,),) = await one.query("match (m:_walcast {name: 'token:p/s'}) return m.value")
+        assert value == f'"{Token(1, 1, Lsn(120))}"'
+    for store in stores:
+        assert await store.examine() == []
+    (folder,) = (tmp_path / "i").glob("index*")
+    shutil.rmtree(folder)
+    graph.path.write_bytes(b"no graph" * 1000)
+    read_only = sql.SQL("alter database {} set default_transaction_read_only = on")
+    database.execute(read_only.format(sql.Identifier(database.name)))
+    for store in stores:
+        (finding,) = await store.examine()
+        assert finding.level == "error", store
+        assert finding.hint

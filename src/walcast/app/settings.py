@@ -171,7 +171,23 @@ def shown(settings: Settings, *, units: bool = False) -> dict[str, Any]:
     person writes them."""
     sections = {name: _plain(getattr(settings, name), units) for name in SECTIONS}
     sinks = {sink.name: {"type": sink.type, **_plain(sink.config, units)} for sink in settings.sinks}
-    return {**sections, "sinks": sinks}
+    mapping = {"mapping": _said(settings.mapping)} if settings.mapping or settings.mapping.declared else {}
+    return {**sections, "sinks": sinks, **mapping}
+
+
+def _said(value: Any) -> Any:
+    """A mapping as plain data: what it says, without what it leaves open."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: _said(given)
+            for f in dataclasses.fields(value)
+            if (given := getattr(value, f.name)) not in (None, (), {})
+        }
+    if isinstance(value, Mapping):
+        return {name: _said(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_said(item) for item in value]
+    return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
 
 
 def _plain(config: Any, units: bool) -> dict[str, Any]:

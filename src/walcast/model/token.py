@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from walcast.model.errors import ConfigError, OperatorError, TokenInvalid
-from walcast.model.lsn import Lsn
+from walcast.model.lsn import Checkpoint, Lsn
 from walcast.model.ports import SourceIdentity
 from walcast.model.secret import Secret
 
@@ -134,6 +134,11 @@ class TimelineHistory:
             return False
         end = self.end_of(timeline)
         return None if end is None else lsn <= end
+
+
+def token_at(source: SourceIdentity, checkpoint: Checkpoint) -> str:
+    """What a copy at this checkpoint has, as text that a store keeps for its readers."""
+    return str(Token(source.system_id, source.timeline, checkpoint.through))
 
 
 def _mac(body: str, key: Key) -> str:

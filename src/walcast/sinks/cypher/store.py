@@ -23,6 +23,7 @@ from walcast.model import (
     SinkUnavailable,
 )
 from walcast.model.derived import Collection, Derived, ItemsRefused, Kind, Put, Unfit, check_puts
+from walcast.model.token import token_at
 from walcast.sinks.cypher.values import stored
 
 T = TypeVar("T")
@@ -108,6 +109,7 @@ class CypherStore(Generic[D]):
     def __init__(self, context: SinkContext, where: str) -> None:
         self._owner = f"{context.pipeline}/{context.sink}"
         self._where = where
+        self._source = context.source
         self._worker = ThreadPoolExecutor(1, "walcast-graph")
         self._database: D | None = None
         self._labels: dict[str, Label] = {}
@@ -329,6 +331,7 @@ class CypherStore(Generic[D]):
                 hint="two pipelines of the same name write into one graph; stop one, or give it another name",
             )
         self._db.put(name, checkpoint_json(reached))
+        self._db.put(f"token:{self._owner}", token_at(self._source, reached))
 
     def _save_journal(self, key: str, value: Any) -> None:
         self._db.put(f"journal:{self._owner}:{key}", value)

@@ -14,14 +14,18 @@ from walcast.model import (
     Checkpoint,
     Durability,
     Fenced,
+    Finding,
     Journal,
     Lsn,
     OperatorError,
     Position,
     SinkContext,
     SinkUnavailable,
+    WalcastError,
+    finding_of,
 )
 from walcast.model.derived import Collection, Derived, Kind, Put, Unfit, check_puts
+from walcast.model.token import token_at
 from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.faults import explain
 from walcast.sinks.documents.config import DocumentsConfig
@@ -39,7 +43,7 @@ _BOOKKEEPING: Final = (
     "create schema if not exists {schema}",
     """create table if not exists {schema}._walcast_checkpoint (
         pipeline text, sink text, epoch bigint not null, commit_lsn pg_lsn not null, ordinal bigint not null,
-        through pg_lsn not null, primary key (pipeline, sink))""",
+        through pg_lsn not null, token text not null, primary key (pipeline, sink))""",
     """create table if not exists {schema}._walcast_journal (
         pipeline text, sink text, key text, value json not null, primary key (pipeline, sink, key))""",
     """create table if not exists {schema}._walcast_collection (
@@ -57,10 +61,15 @@ on conflict (id) do update set version = excluded.version, body = excluded.body,
  where t.version <= excluded.version
 """
 _DELETE: Final = "delete from {table} where id = any (%s::text[]) and version <= {version}"
-_NEXT: Final = """update {schema}._walcast_checkpoint set epoch = %s, commit_lsn = %s, ordinal = %s, through = %s
+_STATE: Final = """
+select pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('default_transaction_read_only')::bool,
+       coalesce((select pg_catalog.has_schema_privilege(n.oid, 'create, usage') from pg_catalog.pg_namespace n where n.nspname = %s),
+                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'create')), current_user::text
+"""
+_NEXT: Final = """update {schema}._walcast_checkpoint set epoch = %s, commit_lsn = %s, ordinal = %s, through = %s, token = %s
  where pipeline = %s and sink = %s and epoch = %s and commit_lsn = %s and ordinal = %s and through = %s"""
-_FIRST: Final = """insert into {schema}._walcast_checkpoint (epoch, commit_lsn, ordinal, through, pipeline, sink)
-values (%s, %s, %s, %s, %s, %s) on conflict do nothing"""
+_FIRST: Final = """insert into {schema}._walcast_checkpoint (epoch, commit_lsn, ordinal, through, token, pipeline, sink)
+values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing"""
 
 
 class DocumentsStore:
@@ -75,6 +84,7 @@ class DocumentsStore:
     def __init__(self, config: DocumentsConfig, context: SinkContext) -> None:
         self._config = config
         self._owner = (context.pipeline, context.sink)
+        self._source = context.source
         self._connection: Connection | None = None
         self._checkpoint: Checkpoint | None = None
         self._making: set[str] = set()
@@ -206,6 +216,32 @@ class DocumentsStore:
     def form(self, collection: Collection, put: Put) -> Any:
         return (put.body, *(put.ends or (None, None)))
 
+    async def examine(self) -> Sequence[Finding]:
+        """Whether it can be reached and written."""
+        try:
+            async with await self._connect() as connection:
+                with _translated("asking the target"):
+                    cursor = await connection.execute(_STATE, [self._config.schema])
+                    ((read_only, may, role),) = await cursor.fetchall()
+        except WalcastError as error:
+            return [finding_of(error, "target")]
+        found = []
+        if read_only:
+            hint = (
+                "give the DSN of the primary (target_session_attrs=read-write finds it among several hosts)"
+            )
+            found.append(Finding("error", "target_read_only", "the target takes no writes", hint))
+        if not may:
+            found.append(
+                Finding(
+                    "error",
+                    "target_rights",
+                    f"{role} may not make tables in the schema {self._config.schema}",
+                    f"let {role} own it, or create schemas in this database",
+                )
+            )
+        return found
+
     def journal(self) -> Journal:
         return _Journal(self)
 
@@ -236,7 +272,7 @@ class DocumentsStore:
     async def _save(self, checkpoint: Checkpoint) -> None:
         """Only if the previous one is still there: another writer's, and this transaction is nothing."""
         known = self._checkpoint
-        values = _values(checkpoint)
+        values = [*_values(checkpoint), token_at(self._source, checkpoint)]
         if known is None:
             changed = await self._run(_FIRST, params=[*values, *self._owner])
         else:

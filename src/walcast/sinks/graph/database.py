@@ -103,6 +103,15 @@ class Database:
         return {name.removeprefix(prefix): json.loads(value) for name, value in rows}
 
 
+def readable(path: Path) -> None:
+    """Raises OperatorError for a file that cannot be read; one that is not there yet can."""
+    if not path.exists():
+        return
+    with translated(path):
+        database = ladybug.Database(str(path), read_only=True, buffer_pool_size=64 << 20)
+        database.close()
+
+
 def _locked(path: Path) -> int:
     """LadybugDB's own lock keeps other processes out; this one also a second writer in this process."""
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from walcast.model import SinkContext
+import asyncio
+from collections.abc import Sequence
+
+from walcast.model import Finding, SinkContext, WalcastError, finding_of
 from walcast.model.derived import Collection
 from walcast.sinks.cypher.store import CypherStore, Label
 from walcast.sinks.graph.config import GraphConfig
-from walcast.sinks.graph.database import Database
+from walcast.sinks.graph.database import Database, readable
 from walcast.sinks.graph.labels import Edges, Vertices
 
 
@@ -24,3 +27,11 @@ class GraphStore(CypherStore[Database]):
 
     def label(self, database: Database, collection: Collection) -> Label:
         return Edges(database, collection) if collection.kind == "edge" else Vertices(database, collection)
+
+    async def examine(self) -> Sequence[Finding]:
+        """Whether the file, if there is one, is a graph of this version. The pipeline may have it open."""
+        try:
+            await asyncio.to_thread(readable, self._config.path)
+        except WalcastError as error:
+            return [finding_of(error, "target")]
+        return []

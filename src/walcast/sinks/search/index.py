@@ -160,6 +160,16 @@ def _parts(value: Any) -> dict[str, Any]:
     return {"value": value}
 
 
+def readable(folder: Path, fields: Sequence[tuple[str, str]], tokenizer: str) -> None:
+    """Raises OperatorError when it is no index of these fields."""
+    with translated(folder):
+        if not tantivy.Index.exists(str(folder)):
+            raise OperatorError(
+                f"{folder} is gone, or is no index", hint="move the folder above it away and run again"
+            )
+        tantivy.Index(schema_of(fields, tokenizer), path=str(folder)).searcher()
+
+
 @contextmanager
 def translated(folder: Path) -> Iterator[None]:
     """Turns tantivy's errors, which are all ValueError, into ours."""

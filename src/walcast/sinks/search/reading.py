@@ -10,7 +10,7 @@ from typing import Any
 
 import tantivy
 
-from walcast.model import Checkpoint, OperatorError
+from walcast.model import Checkpoint, OperatorError, Token
 from walcast.sinks.search import state as kept
 from walcast.sinks.search.index import schema_of, translated
 
@@ -43,6 +43,12 @@ class SearchIndex:
         """Up to where the source's changes can be found."""
         found = kept.load(self._root)
         return None if found is None else found.checkpoint
+
+    @property
+    def token(self) -> Token | None:
+        """The same as a token: `token >= wanted` says that a write is found."""
+        found = kept.load(self._root)
+        return None if found is None or found.token is None else Token.parse(found.token)
 
     def search(self, words: str, fields: Sequence[str] = (), limit: int = 10) -> list[Hit]:
         """The best hits first. `words` in tantivy's query language, mistakes in it forgiven; `fields` by default all text and

@@ -29,6 +29,8 @@ class State:
     owner: str
     checkpoint: Checkpoint | None = None
     collections: dict[str, Serving] = field(default_factory=dict)
+    token: str | None = None
+    """What readers compare with a token of their own: `checkpoint` as one."""
     folders: int = 0
     """How many there have been: each gets a name of its own."""
 
@@ -45,6 +47,7 @@ def load(root: Path) -> State | None:
                 name: Serving(item["folder"], item["fingerprint"], [(a, b) for a, b in item["fields"]])
                 for name, item in found["collections"].items()
             },
+            found.get("token"),
             found["folders"],
         )
     except FileNotFoundError:
@@ -62,6 +65,7 @@ def save(root: Path, state: State) -> None:
     plain = {
         "owner": state.owner,
         "checkpoint": at and [at.epoch, int(at.position.commit_lsn), at.position.ordinal, int(at.through)],
+        "token": state.token,
         "collections": {name: asdict(item) for name, item in state.collections.items()},
         "folders": state.folders,
     }

@@ -12,11 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self, TypeVar
 
-from walcast.model import Checkpoint, Durability, OperatorError, SinkContext
+from walcast.model import (
+    Checkpoint,
+    Durability,
+    Finding,
+    OperatorError,
+    SinkContext,
+    WalcastError,
+    finding_of,
+)
 from walcast.model.derived import Collection, Derived, Kind, Put, Unfit, check_puts
+from walcast.model.token import token_at
 from walcast.sinks.search import state as kept
 from walcast.sinks.search.config import SearchConfig
-from walcast.sinks.search.index import LONGEST, Writing
+from walcast.sinks.search.index import LONGEST, Writing, readable
 from walcast.sinks.search.state import Serving, State
 
 T = TypeVar("T")
@@ -31,6 +40,7 @@ class SearchStore:
     def __init__(self, config: SearchConfig, context: SinkContext) -> None:
         self._config = config
         self._state = State(f"{context.pipeline}/{context.sink}")
+        self._source = context.source
         self._worker = ThreadPoolExecutor(1, "walcast-search")
         self._serving: dict[str, Writing] = {}
         self._making: dict[str, Writing] = {}
@@ -89,18 +99,39 @@ class SearchStore:
     def form(self, collection: Collection, put: Put) -> Any:
         return put.body
 
+    async def examine(self) -> Sequence[Finding]:
+        """Whether what is there can be read, and is this sink's."""
+        try:
+            await asyncio.to_thread(self._examine)
+        except WalcastError as error:
+            return [finding_of(error, "target")]
+        return []
+
+    def _examine(self) -> None:
+        found = kept.load(self._config.path)
+        if found is not None:
+            self._check_owner(found)
+            for item in found.collections.values():
+                readable(self._config.path / item.folder, item.fields, self._config.tokenizer)
+
+    def _check_owner(self, found: State) -> None:
+        if found.owner != self._state.owner:
+            raise OperatorError(
+                f"{self._config.path} belongs to {found.owner}", hint="give this sink a folder of its own"
+            )
+
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
 
     def _open(self) -> None:
         root = self._config.path
         found = kept.load(root)
-        if found is not None and found.owner != self._state.owner:
-            raise OperatorError(f"{root} belongs to {found.owner}", hint="give this sink a folder of its own")
-        if found is None:
+        if found is not None:
+            self._check_owner(found)
+        else:
             root.mkdir(parents=True, exist_ok=True)
             kept.save(root, self._state)
-        else:
+        if found is not None:
             self._state = found
         wanted = {item.folder for item in self._state.collections.values()}
         for folder in root.iterdir():  # what a crash left half made
@@ -169,6 +200,7 @@ class SearchStore:
             index.commit()
         if self._reached is not None and self._reached != self._state.checkpoint:
             self._state.checkpoint = self._reached
+            self._state.token = token_at(self._source, self._reached)
             kept.save(self._config.path, self._state)
 
 
