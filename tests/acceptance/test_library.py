@@ -13,6 +13,7 @@ from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 import walcast
@@ -157,6 +158,36 @@ def test_what_is_no_sink_is_refused() -> None:
         walcast.Pipeline("host=x", {"a": 1})
     with pytest.raises(walcast.ConfigError, match="no sink"):
         walcast.Pipeline("host=x", {})
+
+
+async def test_a_pipeline_copies_a_table_anew_beside_its_stream(orders: Database, tmp_path: Path) -> None:
+    orders.execute("insert into shop.orders (customer) select 'c' || n from generate_series(1, 1500) n")
+    config = walcast.SourceConfig(walcast.Secret(orders.dsn()), slot=orders.name, include=("shop.orders",))
+    path = tmp_path / "copy.duckdb"
+    table = walcast.TableId("shop", "orders")
+    spoilt = False
+    for _ in range(2):
+        pipeline = walcast.Pipeline(config, {"lake": walcast.DuckDBSinkConfig(path)}, tmp_path / "state")
+        running = asyncio.create_task(pipeline.run())
+        async with asyncio.timeout(40):
+            while not pipeline.status().ready:
+                assert not running.done(), running.result()
+                await asyncio.sleep(0.02)
+            if spoilt:
+                await pipeline.resync("lake", [table], rate=50_000)
+                assert table in pipeline.building("lake"), "chunk by chunk"
+                while pipeline.building("lake"):  # noqa: ASYNC110  # a status
+                    await asyncio.sleep(0.02)
+                assert pipeline.metrics.get("walcast_stream_opened_total") == 1
+            pipeline.stop()
+            await running
+        with duckdb.connect(str(path)) as copy:
+            assert copy.execute("select count(*), count(distinct id) from shop.orders").fetchone() == (
+                1500,
+                1500,
+            )
+            copy.execute("delete from shop.orders where id % 3 = 0")
+        spoilt = True
 
 
 def test_ctrl_c_ends_plain_iteration_and_leaves_nothing(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from psycopg import sql
-from tests.integration.doctor_tools import AT_REST, found
+from tests.integration.doctor_tools import AT_REST, found, own_address
 
 from walcast.diagnostics import Limits, SinkSetup
 from walcast.model import SinkContext, SourceIdentity
@@ -147,6 +147,21 @@ async def test_a_target_that_cannot_be_reached_or_written(
     assert set(await examined(database)) == {"target_read_only"}
     with LocalServer(binaries=find(18, tools=("pg_basebackup",))) as primary, primary.standby() as standby:
         assert "is a standby" in (await examined(standby))["target_read_only"].message
+
+
+async def test_a_target_to_which_rows_travel_in_the_open(
+    postgres_factory: Callable[..., PostgresServer],
+) -> None:
+    settings = {"listen_addresses": "*"}
+    server = postgres_factory(15, tls=True, settings=settings, hba=("host all all all scram-sha-256",))
+    context = SinkContext("p", "s", NOWHERE, "/tmp")
+    for sslmode, name in (("disable", "tls_off"), ("require", "tls_unverified")):
+        dsn = server.dsn(via="tcp", host=own_address(), sslmode=sslmode)
+        (finding,) = await PostgresSink(PostgresSinkConfig(Secret(dsn)), context).examine()
+        assert (finding.name, finding.level) == (name, "warning")
+        assert "verify-full in sinks.s.dsn" in str(finding.hint)
+    local = PostgresSinkConfig(Secret(server.dsn(via="tcp", sslmode="disable")))
+    assert await PostgresSink(local, context).examine() == [], "loopback"
 
 
 async def test_a_target_that_is_the_source(database: Database) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.integration.doctor_tools import AT_REST, found, visit
+from tests.integration.doctor_tools import AT_REST, found, own_address, visit
 
 from walcast.diagnostics import CHECKS, Limits, Setup, apply, opened
 from walcast.model import Finding
@@ -71,7 +70,7 @@ async def test_a_source_that_cannot_be_reached_skips_what_asks_it(any_database: 
 
 
 async def test_an_unencrypted_and_an_unverified_connection(postgres_factory: Factory) -> None:
-    address = _own_address()
+    address = own_address()
     server = postgres_factory(
         15, tls=True, settings={"listen_addresses": "*"}, hba=("host all all all scram-sha-256",)
     )
@@ -87,13 +86,6 @@ async def test_an_unencrypted_and_an_unverified_connection(postgres_factory: Fac
     assert await found(server.dsn(via="tcp", sslmode="disable"), "tls") == {}, "loopback"
 
 
-def _own_address() -> str:
-    """This machine's address on its network; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
-        line.connect(("192.0.2.1", 9))
-        return str(line.getsockname()[0])
-
-
 async def test_a_server_past_its_end_of_life(shared_postgres: Callable[[int], PostgresServer]) -> None:
     def later() -> float:
         return datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -103,6 +95,18 @@ async def test_a_server_past_its_end_of_life(shared_postgres: Callable[[int], Po
         in (await found(shared_postgres(13).dsn(), "version", clock=later))["server_end_of_life"].message
     )
     assert await found(shared_postgres(14).dsn(), "version", clock=later) == {}
+
+
+async def test_a_server_newer_and_a_libpq_older_than_what_is_tested(
+    shared_postgres: Callable[[int], PostgresServer],
+) -> None:
+    """The server and the library are what they are: what Walcast is tested with is set below and above them."""
+    newer = await found(shared_postgres(18).dsn(), "version", limits=Limits(newest=17))
+    assert newer["server_newer"].message.startswith("PostgreSQL 18 is newer")
+    library = psycopg.pq.version() // 10_000
+    old = await found(shared_postgres(18).dsn(), "version", limits=Limits(libpq=library + 1))
+    assert f"libpq is version {library}" in old["libpq_old"].message
+    assert await found(shared_postgres(18).dsn(), "version", limits=Limits(newest=18, libpq=library)) == {}
 
 
 async def test_a_clock_that_is_off(database: Database) -> None:
@@ -303,6 +307,13 @@ async def test_when_the_disk_is_full_and_when_a_slot_is_lost(postgres_factory: F
     server.execute("checkpoint")
     patient = Limits(window=0.5)
     assert await found(server.dsn(), "disk", limits=patient) == {}, "nothing is written"
+    source = {"error": None, "position": None, "wal_rate": float(1 << 20), "wal_watched": 3600.0}
+    seen = await found(
+        server.dsn(), "disk", limits=patient, wal_disk=1 << 33, status=AT_REST | {"source": source}
+    )
+    assert "at 1.0 MB of WAL a second" in seen["disk_full_soon"].message, "as the pipeline has seen it"
+    short = AT_REST | {"source": source | {"wal_watched": 5.0}}
+    assert await found(server.dsn(), "disk", limits=patient, wal_disk=1 << 33, status=short) == {}
     with _writing(server):
         findings = await found(server.dsn(), "disk", limits=patient, wal_disk=1 << 30)
         assert findings["disk_full_soon"].level == "error"

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from test_fence import committing, go_on, waiting_server  # noqa: F401  # a fixture
 
-from walcast.app.compose import make_pipeline, make_source
+from walcast.app.compose import make_pipeline, make_source, source_config
 from walcast.app.rebuilding import Rebuilds
 from walcast.app.settings import Settings, load
 from walcast.engine import Pipeline
@@ -60,7 +60,7 @@ class Flow:
     async def running(self, include: str = '["public.*"]') -> AsyncIterator[None]:
         settings = self.settings(include)
         self.pipeline = make_pipeline(settings, make_source(settings))
-        self.rebuilds = Rebuilds(self.pipeline, settings)
+        self.rebuilds = Rebuilds(self.pipeline, source_config(settings))
         flow, beside = asyncio.create_task(self.pipeline.run()), asyncio.create_task(self.rebuilds.run())
         try:
             async with asyncio.timeout(30):
@@ -74,8 +74,9 @@ class Flow:
             await flow
 
     async def resync(self, **params: Any) -> dict[str, Any]:
-        asked = {"sink": "copy", "tables": [list(T)], **params}
-        return await self.rebuilds.resync(asked)
+        tables = params.pop("tables", [T])
+        chunked, copied = await self.rebuilds.resync("copy", tables, **params)
+        return {"chunked": chunked, "copied": copied}
 
     async def built(self, seconds: float = 60) -> None:
         async with asyncio.timeout(seconds):
@@ -197,6 +198,56 @@ async def test_a_new_table_comes_beside_the_stream(flow: Flow) -> None:
 
 
 @pytest.mark.timeout(120)
+async def test_a_column_whose_values_were_not_sent_comes_beside_the_stream(flow: Flow) -> None:
+    """Its default was computed for every row: only chunks can bring what they hold."""
+    flow.origin.execute("create table bare (id bigint); insert into bare values (1)")
+    flow.origin.execute("alter table bare replica identity full")
+    async with flow.running():
+        opened = flow.pipeline.metrics.get("walcast_stream_opened_total")
+        with busy(flow.origin):
+            for table in ("t", "bare"):
+                await asyncio.to_thread(
+                    flow.origin.execute,
+                    f"alter table {table} add column made float8 default random()",  # type: ignore[arg-type]
+                )
+            flow.origin.execute("update t set n = -1 where id = 7")
+            async with asyncio.timeout(20):
+                while T not in flow.pipeline.building("copy"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            flow.origin.execute("insert into t values (90000, 1, 'x', 0.5)")
+            await flow.built()
+        await flow.reached()
+        assert flow.pipeline.metrics.get("walcast_stream_opened_total") == opened
+        assert flow.pipeline.status().sink("copy").stopped_tables == ()
+        flow.origin.execute("insert into bare values (2)")
+        await flow.reached()
+        (stopped,) = flow.pipeline.status().sink("copy").stopped_tables
+        assert stopped.table == "public.bare", "its rows have no key"
+    assert flow.rows() == flow.expected()
+
+
+@pytest.mark.timeout(120)
+async def test_a_table_that_is_altered_while_it_is_taken_over_is_begun_again(flow: Flow) -> None:
+    async with flow.running():
+        await flow.reached()
+    flow.spoil()
+    async with flow.running():
+        await flow.resync(rate=3000)
+        async with asyncio.timeout(30):
+            while flow.pipeline.building("copy").get(T, {}).get("rows", 0) == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await asyncio.to_thread(  # it waits until a chunk was read
+            flow.origin.execute,
+            "alter table t add column made float8 default random(), add column plain int default 3",
+        )
+        flow.origin.execute("update t set n = -1 where id = 7")
+        await flow.built()
+        await flow.reached()
+        assert flow.pipeline.status().sink("copy").stopped_tables == ()
+    assert flow.rows() == flow.expected()
+
+
+@pytest.mark.timeout(120)
 async def test_what_was_broken_off_goes_on_in_the_next_process(flow: Flow) -> None:
     async with flow.running():
         await flow.reached()
@@ -256,7 +307,7 @@ async def test_what_chunks_cannot_do_a_snapshot_does(flow: Flow) -> None:
     )
     async with flow.running():
         bare = TableId("public", "bare")
-        assert await flow.resync(tables=[list(bare)]) == {"chunked": [], "copied": [bare]}
+        assert await flow.resync(tables=[bare]) == {"chunked": [], "copied": [bare]}
         await flow.reached()
     assert flow.rows("bare") == flow.expected("bare")
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from walcast.app.verifying import copied_anew
 from walcast.engine import Pipeline, PipelineSettings
 from walcast.model import Lsn, SinkFactory, TableId
 from walcast.model.secret import Secret
@@ -55,6 +56,7 @@ class World:
                 partial(self.flow.hold, sink),
                 Options(**options),
                 report,
+                copy_anew=partial(copied_anew, self.flow, sink),
                 finished=finished,
                 done=done,
                 begun=begun,

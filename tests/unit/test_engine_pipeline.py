@@ -550,6 +550,24 @@ async def test_an_unknown_error_is_fatal_and_quotes_nothing(server: ScriptedServ
     assert error.action == "fatal"
 
 
+async def test_the_status_says_how_fast_the_source_writes(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    flow = pipeline(server, tmp_path, a=MemorySink(store))
+    async with running(flow):
+        first = (await flow.observe()).source
+        assert first.position is not None
+        server.put(100)
+        second = (await flow.observe()).source
+        assert second.position is not None
+        assert second.wal_rate is not None
+        assert second.wal_watched > first.wal_watched
+        written = second.position - first.position
+        assert written > 0
+        assert second.wal_rate * second.wal_watched >= written - 1
+        assert flow.metrics.get("walcast_source_wal_bytes_per_second") == second.wal_rate
+
+
 def test_a_pipeline_without_sinks_is_refused(tmp_path: Path, server: ScriptedServer) -> None:
     with pytest.raises(ConfigError, match="no sink"):
         Pipeline(ScriptedSource(server), {}, tmp_path)

@@ -15,8 +15,10 @@ from walcast import engine
 from walcast.app import operations, registry
 from walcast.app.compose import connect_source, sink_factory
 from walcast.app.reading import reading
+from walcast.app.rebuilding import Rebuilds
 from walcast.app.settings import load
 from walcast.engine import PipelineSettings
+from walcast.engine.tasks import beside
 from walcast.mapping import DataMapping
 from walcast.model import (
     ArrowTable,
@@ -26,6 +28,7 @@ from walcast.model import (
     Relation,
     Sink,
     SinkFactory,
+    TableId,
     Token,
     TypeChoices,
 )
@@ -67,11 +70,27 @@ class Pipeline(engine.Pipeline):
         chosen = mapping or DataMapping()
         factories = {sink: _factory(sink, given, chosen, source.config) for sink, given in sinks.items()}
         super().__init__(source, factories, state_dir, settings, name=name)
+        self._rebuilds = Rebuilds(self, source.config)
 
     async def run(self) -> None:
         async with await connect_source(self._config, "prepare") as connection:
             await ensure_wanted(connection, self._config)
-        await super().run()
+        async with beside(self._rebuilds.run()):
+            await super().run()
+
+    async def resync(
+        self,
+        sink: str,
+        tables: Sequence[TableId] | None = None,
+        *,
+        where: str | None = None,
+        rate: float | None = None,
+    ) -> None:
+        """Copies tables (None: all) anew, as `walcast resync`: chunk by chunk beside the stream where the table has a key and
+        the sink shows its rows, else by a snapshot. `where`: SQL at the source, only these rows; `rate`: rows a second.
+        Returns at once; `building` and status tell the progress. Raises OperatorError for a condition where there can be
+        no chunks."""
+        await self._rebuilds.resync(sink, tables, where=where, rate=rate)
 
 
 class ArrowChanges(NamedTuple):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from walcast.engine import (
     owned,
     owner,
 )
+from walcast.engine.tasks import beside
 from walcast.model import OperatorError, SourceUnavailable
 from walcast.model.token import Token
 from walcast.postgres.catalog import identity
@@ -82,10 +83,10 @@ async def serve(
             if free:
                 stack.enter_context(http)
             else:  # the port is the owner's, too
-                await stack.enter_async_context(_beside(_listen_later(stack, http, pipeline)))
-        await stack.enter_async_context(_beside(Rebuilds(pipeline, settings).run()))
+                await stack.enter_async_context(beside(_listen_later(stack, http, pipeline)))
+        await stack.enter_async_context(beside(Rebuilds(pipeline, source_config(settings)).run()))
         if on_progress is not None:
-            await stack.enter_async_context(_beside(_every(0.2, lambda: on_progress(source.progress))))
+            await stack.enter_async_context(beside(_every(0.2, lambda: on_progress(source.progress))))
         if free and not await _unless(asked, prepare(settings, standby=standby, token=token)):
             return RunResult(pipeline.status())
         running = asyncio.ensure_future(pipeline.run())
@@ -161,6 +162,8 @@ async def _reach(pipeline: Pipeline, token: Token | None) -> None:
     for sink in pipeline.status().sinks:
         with contextlib.suppress(OperatorError):  # a stopped sink is in the result
             await pipeline.wait_for(lsn, sink.name)
+        while pipeline.building(sink.name) and pipeline.shows_rows(sink.name):  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.05)
 
 
 def _settled(status: PipelineStatus) -> bool:
@@ -275,14 +278,3 @@ async def _every(seconds: float, action: Callable[[], None]) -> None:
     while True:
         action()
         await asyncio.sleep(seconds)
-
-
-@contextlib.asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs it while the context is open."""
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

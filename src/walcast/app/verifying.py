@@ -23,8 +23,10 @@ from typing import Any, Final
 from walcast.app import registry
 from walcast.app.comparing import Comparison
 from walcast.app.compose import connect_source, make_pipeline, make_source, source_config
+from walcast.app.rebuilding import Rebuilds
 from walcast.app.settings import Settings
-from walcast.engine import NotRunning, Pipeline, call, classify
+from walcast.engine import NotRunning, Pipeline, SinkState, call, classify
+from walcast.engine.tasks import beside
 from walcast.model import ConfigError, OperatorError, RetryableError, SinkUnavailable, TableId
 from walcast.postgres.selection import Pattern
 from walcast.postgres.source import PostgresSource
@@ -132,6 +134,7 @@ class Job:
                 options,
                 report,
                 skip=self._stopped,
+                copy_anew=partial(copied_anew, self._pipeline, wanted.sink),
                 finished=self._notes.save,
                 done=done,
                 begun=begun,
@@ -159,11 +162,8 @@ class Job:
             return await self._current.run()
 
     def _stopped(self, table: TableId) -> str | None:
-        """Why a table is not compared: the copy has stopped following it."""
-        for stopped in self._pipeline.status().sink(self.wanted.sink).stopped_tables:
-            if stopped.table == str(table):
-                return f"it is stopped: {stopped.reason}"
-        return None
+        """Why a table is not compared."""
+        return _stopped(self._pipeline, self.wanted.sink, table)
 
     def _count(self, report: Report) -> None:
         metrics, sink = self._pipeline.metrics, report.sink
@@ -184,6 +184,26 @@ class Job:
                 "differences": report.differences,
             },
         )
+
+
+def _stopped(pipeline: Pipeline, sink: str, table: TableId) -> str | None:
+    """Why the copy has stopped following a table; None: it has not."""
+    for stopped in pipeline.status().sink(sink).stopped_tables:
+        if stopped.table == str(table):
+            return f"it is stopped: {stopped.reason}"
+    return None
+
+
+async def copied_anew(pipeline: Pipeline, sink: str, table: TableId) -> None:
+    """Copies a table by a snapshot; returns when its sink follows the stream again. Raises OperatorError when it does not."""
+    await pipeline.copy_anew(sink, [table])
+    while (now := pipeline.status().sink(sink)).state is not SinkState.STREAMING:
+        if now.state in (SinkState.STOPPED, SinkState.RELEASED):
+            why = f": {now.error.message}" if now.error is not None else ""
+            raise OperatorError(f"sink {sink} has stopped{why}", hint="see: walcast status")
+        await asyncio.sleep(_LOOK / 10)
+    if (reason := _stopped(pipeline, sink, table)) is not None:
+        raise OperatorError(reason, hint="see: walcast status")
 
 
 class Notes:
@@ -361,6 +381,12 @@ async def _resting(settings: Settings, sink: str) -> AsyncIterator[Pipeline]:
     if not settings.pipeline.state_dir.is_dir():
         raise OperatorError("this pipeline has never run: there is no copy", hint="start it: walcast run")
     pipeline = make_pipeline(settings, make_source(settings))
+    async with beside(Rebuilds(pipeline, source_config(settings)).run()), _running(pipeline, sink):
+        yield pipeline
+
+
+@asynccontextmanager
+async def _running(pipeline: Pipeline, sink: str) -> AsyncIterator[None]:
     task = asyncio.create_task(pipeline.run())
     try:
         async with asyncio.timeout(_STARTING):
@@ -374,7 +400,7 @@ async def _resting(settings: Settings, sink: str) -> AsyncIterator[Pipeline]:
         problem = pipeline.status().sink(sink).error
         if problem is not None and pipeline.status().sink(sink).state.value in ("stopped", "released"):
             raise OperatorError(f"sink {sink} has stopped: {problem.message}", hint=problem.remedy)
-        yield pipeline
+        yield
     except TimeoutError:
         raise SinkUnavailable(
             f"sink {sink} did not catch up within {_STARTING:g} s", hint="run the pipeline first: walcast run"

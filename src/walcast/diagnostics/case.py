@@ -27,10 +27,16 @@ class Limits:
     horizon: float = 7 * 86400.0
     """A disk that is full sooner than this is a warning, within a day an error."""
     window: float = 1.0
-    """How long the rate of WAL is measured where the server's files do not tell it."""
+    """How long the rate of WAL is measured where neither the server's files nor a running pipeline tell it."""
+    watched: float = 60.0
+    """For so long a pipeline has to have watched the source before its word on the rate counts."""
     clock: float = 2.0
     free: int = 1 << 30
     """Room that a disk should have left."""
+    newest: int = 18
+    """The newest major version of PostgreSQL that Walcast is tested with."""
+    libpq: int = 14
+    """The oldest major version of libpq."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,11 +78,14 @@ async def check_disk(case: Case) -> Sequence[Finding]:
 
 
 async def _rate(case: Case) -> float:
-    """Bytes of WAL a second: of the last day where its files tell, else measured."""
+    """Bytes of WAL a second: of the last day where its files tell, else what the pipeline has seen of it, else measured."""
     before = await _position(case)
     history = _of_files(await _files(case), before)
     if history is not None:
         return history
+    source = case.status["source"] if case.status is not None else {}
+    if (source.get("wal_watched") or 0.0) >= case.limits.watched:
+        return float(source["wal_rate"])
     began = time.monotonic()
     await asyncio.sleep(case.limits.window)
     return (await _position(case) - before) / (time.monotonic() - began)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, date, datetime
@@ -13,9 +12,9 @@ import psycopg
 from walcast.diagnostics.case import Case
 from walcast.diagnostics.wording import size, span
 from walcast.model import Finding
+from walcast.postgres.encryption import encryption
 from walcast.postgres.preflight import Facts
 
-_NEWEST: Final = 18
 _END_OF_LIFE: Final = {
     13: date(2025, 11, 13),
     14: date(2026, 11, 12),
@@ -48,37 +47,7 @@ def asked(
 
 
 async def check_tls(case: Case) -> Sequence[Finding]:
-    connection = case.connection
-    host = connection.info.hostaddr or connection.info.host
-    if host.startswith("/") or _loopback(host):
-        return []
-    if not connection.pgconn.ssl_in_use:
-        return [
-            Finding(
-                "warning",
-                "tls_off",
-                f"rows and the password's exchange travel unencrypted to {host}",
-                "put sslmode=verify-full in source.dsn, with sslrootcert where the server's CA is your own",
-            )
-        ]
-    mode = connection.info.get_parameters().get("sslmode", "prefer")
-    if mode in ("verify-full", "verify-ca"):
-        return []
-    return [
-        Finding(
-            "warning",
-            "tls_unverified",
-            f"sslmode is {mode}: whoever stands between may answer as {host}",
-            "put sslmode=verify-full in source.dsn, with sslrootcert where the server's CA is your own",
-        )
-    ]
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return encryption(case.connection, "source.dsn")
 
 
 async def check_version(case: Case) -> Sequence[Finding]:
@@ -95,17 +64,17 @@ async def check_version(case: Case) -> Sequence[Finding]:
                 "upgrade the source; `walcast switch` moves the copies over",
             )
         )
-    if major > _NEWEST:
+    if major > case.limits.newest:
         found.append(
             Finding(
                 "notice",
                 "server_newer",
-                f"PostgreSQL {major} is newer than what this Walcast has been tested with ({_NEWEST})",
+                f"PostgreSQL {major} is newer than what this Walcast has been tested with ({case.limits.newest})",
                 "look for a newer Walcast",
             )
         )
     library = psycopg.pq.version() // 10_000
-    if library < 14:
+    if library < case.limits.libpq:
         found.append(
             Finding(
                 "warning",

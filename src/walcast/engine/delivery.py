@@ -19,7 +19,7 @@ from walcast.engine.journal import FileJournal
 from walcast.engine.ledger import Ledger
 from walcast.engine.metrics import Metrics
 from walcast.engine.settings import PipelineSettings
-from walcast.engine.tables import NEVER, TableBook
+from walcast.engine.tables import FROM_THE_BEGINNING, NEVER, TableBook
 from walcast.model import (
     Batch,
     Builds,
@@ -33,6 +33,7 @@ from walcast.model import (
     Sink,
     TableId,
     TableStopped,
+    ValuesMissing,
 )
 
 log = logging.getLogger("walcast.engine")
@@ -78,6 +79,7 @@ class Delivery:
         self._changed = changed
         if isinstance(sink, Builds):
             sink.building = book.building
+            sink.may_build = book.may_build
         self._prepared: dict[int, Relation] = {}
         self._written: Checkpoint | None = None
         self._commits: list[float] = []
@@ -224,6 +226,9 @@ class Delivery:
             durability = await (self.aside or self.sink).write(batch)
         except LostWithIt as lost:
             raise Again from lost
+        except ValuesMissing as error:
+            await self._come_again(error)
+            raise Again from error
         except TableStopped as error:
             await self.stop_table(error)
             if snapshot:
@@ -272,13 +277,24 @@ class Delivery:
 
     async def _prepare(self, relation: Relation) -> None:
         try:
-            await self.sink.prepare(relation)
+            try:
+                await self.sink.prepare(relation)
+            except ValuesMissing as error:
+                await self._come_again(error)
+                await self.sink.prepare(relation)
         except TableStopped as error:
             await self.stop_table(error)
             return
         self._prepared[relation.oid] = relation
         if failpoints.active:
             await failpoints.passed("prepare.after")
+
+    async def _come_again(self, error: ValuesMissing) -> None:
+        """Notes, with the data, that all rows of the table are to come again beside the stream."""
+        log.warning(
+            "rows_come_again", extra={"sink": self.name, "table": str(error.table), "reason": error.message}
+        )
+        await self._book.build(error.table, {**FROM_THE_BEGINNING, "needed": True})
 
     def _carries(self, batch: Batch, relation: Relation) -> bool:
         """Whether the batch has anything of that version: what was dropped may be of a version long gone."""

@@ -31,6 +31,11 @@ METRICS: dict[str, tuple[Kind, str, tuple[str, ...]]] = {
     "walcast_rows_set_aside_total": ("counter", "Rows that became dead letters", ("sink", "table", "kind")),
     "walcast_rows_skipped_total": ("counter", "Rows left out for good", ("sink", "table", "kind")),
     "walcast_slot_retained_bytes": ("gauge", "WAL that the slot keeps at the source", ()),
+    "walcast_source_wal_bytes_per_second": (
+        "gauge",
+        "WAL that the source writes, since the start or of the last day",
+        (),
+    ),
     "walcast_verify_rounds_total": ("counter", "Comparisons with the source finished", ("sink",)),
     "walcast_verify_rows_total": ("counter", "Rows compared with the source", ("sink",)),
     "walcast_verify_differences": ("gauge", "Rows that differed when last compared", ("sink", "table")),

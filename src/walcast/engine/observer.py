@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from walcast.engine.ledger import Ledger
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("walcast.engine")
 
+_EVERY = 600.0
+_KEPT = 145
+"""Looks at the source that are kept for the rate of WAL: a day of them, ten minutes apart."""
+
 
 class Observer:
     """Keeps the last look at the source. Applies the WAL budget: a sink that holds too much back is let go."""
@@ -48,6 +53,8 @@ class Observer:
         self._metrics = metrics
         self._slot: SlotState | None = None
         self._position: Lsn | None = None
+        self._looked = 0.0
+        self._looks: deque[tuple[float, Lsn]] = deque(maxlen=_KEPT)
         self._warned = False
 
     async def run(self) -> None:
@@ -63,13 +70,31 @@ class Observer:
     async def look(self) -> None:
         """Asks the source for slot and position."""
         self._slot = await self._source.slot()
-        self._position = await self._source.position()
+        self._note(await self._source.position())
         recent = self._coordinator.recent
         if len(recent) and isinstance(self._source, KnowsVisibility):
             recent.unseen(await self._source.visibility())
         if self._slot is not None:
             self._metrics.set("walcast_slot_retained_bytes", to=self._slot.retained)
         self.measure()
+
+    def _note(self, position: Lsn) -> None:
+        before, self._position = self._position, position
+        self._looked = time.monotonic()
+        if before is not None and position < before:
+            self._looks.clear()  # another history
+        if not self._looks or self._looked - self._looks[-1][0] >= _EVERY:
+            self._looks.append((self._looked, position))
+        watched, written = self._watched()
+        if watched:
+            self._metrics.set("walcast_source_wal_bytes_per_second", to=written / watched)
+
+    def _watched(self) -> tuple[float, int]:
+        """For how long the source was watched (seconds, at most a day), and the WAL that it wrote meanwhile (bytes)."""
+        if not self._looks or self._position is None:
+            return 0.0, 0
+        began, first = self._looks[0]
+        return self._looked - began, self._position - first
 
     def measure(self) -> None:
         """Brings the gauges up to date."""
@@ -91,6 +116,7 @@ class Observer:
         coordinator, slot = self._coordinator, self._slot
         self.measure()
         problem = coordinator.problem
+        watched, written = self._watched()
         return PipelineStatus(
             name=name,
             state=phase,
@@ -102,6 +128,8 @@ class Observer:
                 retained=None if slot is None else slot.retained,
                 wal_status=None if slot is None else slot.wal_status,
                 position=self._position,
+                wal_rate=written / watched if watched else None,
+                wal_watched=watched,
                 streaming=coordinator.streaming,
                 error=_problem(problem),
             ),

@@ -54,6 +54,7 @@ from walcast.model import (
     TableStopped,
     WalcastError,
 )
+from walcast.model.comparing import Comparable
 
 log = logging.getLogger("walcast.engine")
 
@@ -156,6 +157,10 @@ class Pipeline:
     async def resync(self, sink: str, tables: Sequence[TableId] | None = None) -> None:
         """Copies tables (None: all) anew into a sink; a stopped sink or table returns so. Returns at once: status tells
         the progress."""
+        await self.copy_anew(sink, tables)
+
+    async def copy_anew(self, sink: str, tables: Sequence[TableId] | None = None) -> None:
+        """The same by a snapshot, for which the sink leaves the stream."""
         worker = self._worker(sink)
         await self._coordinator.copy_anew(worker, tables)
         self._revive(worker)
@@ -212,8 +217,10 @@ class Pipeline:
 
     def claim_new(self, claim: Callable[[str, list[TableId]], Iterable[TableId]]) -> None:
         """Has new tables of streaming sinks offered to `claim`; those that it returns are its own to `build`, or to give
-        back (`unclaim`)."""
+        back (`unclaim`). Whoever claims also looks after `building`: tables of which rows have to come again."""
         self._coordinator.claim = claim
+        for worker in self._workers.values():
+            worker.book.builder = True
 
     def unclaim(self, sink: str, tables: Sequence[TableId]) -> None:
         """These are copied by a snapshot after all."""
@@ -246,18 +253,34 @@ class Pipeline:
         if failpoints.active:
             await failpoints.passed("build.noted")
 
-    async def built(self, sink: str, table: TableId, *, complete: bool = True) -> None:
-        """All rows are there. Not `complete`: they cannot come so; a table that was new is copied by a snapshot."""
+    async def built(self, sink: str, table: TableId) -> None:
+        """All rows are there. Call it while the sink is held (`hold`): nothing can have changed the table's shape then."""
+        await self._worker(sink).book.built(table)
+        self._coordinator.look()
+
+    async def not_built(self, sink: str, table: TableId) -> None:
+        """They cannot come so. A table that was new, or that is wrong without them, is copied by a snapshot."""
         worker = self._worker(sink)
         delivery = worker.delivery
         if delivery is None:
             raise SinkUnavailable(f"sink {sink} is {worker.state.value}", hint="wait until it streams")
-        async with delivery.calls:
-            if complete or worker.book.states[table].state == "done":
+        state = worker.book.states[table]
+        if state.state == "done" and not (state.progress or {}).get("needed"):
+            async with delivery.calls:
                 await worker.book.built(table)
-            else:
-                await worker.book.reset([table])
-        self._coordinator.look()
+            self._coordinator.look()
+        else:
+            await self.copy_anew(sink, [table])
+
+    def shows_rows(self, sink: str) -> bool:
+        """Whether the sink is open and can show its rows, so that they can be compared and brought in chunks."""
+        delivery = self._worker(sink).delivery
+        return delivery is not None and isinstance(delivery.sink, Comparable)
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self._workers)
 
     def dead_letters(self, sink: str) -> list[DeadLetter]:
         """The rows that were set aside, by number. Raises SinkUnavailable while the sink is closed."""

@@ -23,6 +23,7 @@ from walcast.model import (
     TableStopped,
     TokenInvalid,
     ValueRangeError,
+    ValuesMissing,
     WalcastError,
     WriteLost,
 )
@@ -63,6 +64,7 @@ POLICY: dict[type[BaseException], tuple[Action, str]] = {
     SpoolFull: (Action.OPERATOR, "free disk space or raise the spool's limit, then start again"),
     ValueRangeError: (Action.OPERATOR, "let the column travel as text, or correct the value at the source"),
     TableStopped: (Action.OPERATOR, "put the table right and copy it anew with `walcast resync TABLE`"),
+    ValuesMissing: (Action.OPERATOR, "copy the table anew with `walcast resync TABLE`"),
     FatalError: (Action.FATAL, "report it, with the log"),
     DecodeError: (Action.FATAL, "report it, with the server's version and the log"),
     ConnectionError: (Action.RETRY, "check that the other side is running and can be reached"),

@@ -77,7 +77,8 @@ class SinkStatus:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """The source. `position` is its WAL insert position when last asked."""
+    """The source. `position` is its WAL insert position when last asked, `wal_rate` the bytes of WAL a second that it wrote
+    in the last `wal_watched` seconds (at most a day); None: it was not watched yet."""
 
     identity: SourceIdentity | None
     epoch: int
@@ -88,6 +89,8 @@ class SourceStatus:
     position: Lsn | None
     streaming: bool
     error: Problem | None
+    wal_rate: float | None = None
+    wal_watched: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

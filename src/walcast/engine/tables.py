@@ -13,10 +13,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from walcast.model import Journal, Lsn, TableId, TableStopped
+from walcast.model import Journal, Lsn, Relation, TableId, TableStopped
 
 NEVER = Lsn((1 << 63) - 1)
 """A start LSN that no change reaches: all changes of the table are dropped."""
+FROM_THE_BEGINNING: Mapping[str, Any] = {
+    "begun": False,
+    "upper": None,
+    "rows": 0,
+    "where": None,
+    "rate": None,
+    "needed": False,
+}
+"""`TableState.progress` before the first chunk. `needed`: without the chunks the copy is wrong."""
 _PREFIX = "table "
 _START = Lsn(0)
 
@@ -80,6 +89,8 @@ class TableBook:
         """Start LSNs of the tables that a running snapshot brings."""
         self.building: set[TableId] = set()
         """Tables whose rows come chunk by chunk: rows that the stream changes may not be there yet."""
+        self.builder = False
+        """Somebody brings rows chunk by chunk (see `Pipeline.claim_new`)."""
         self.claimed: set[TableId] = set()
         """Tables to be copied that somebody else than the coordinator looks after (see `Coordinator.claim`)."""
 
@@ -118,6 +129,11 @@ class TableBook:
     @property
     def stopped(self) -> dict[TableId, TableState]:
         return {table: state for table, state in self.states.items() if state.state == "stopped"}
+
+    def may_build(self, relation: Relation) -> bool:
+        """Whether all rows of a table that the copy has can come again, chunk by chunk."""
+        state = self.states.get(relation.table)
+        return self.builder and bool(relation.key) and state is not None and state.state == "done"
 
     async def copying(self, table: TableId, start: Lsn) -> None:
         await self._save(table, TableState("copying", start))
@@ -160,7 +176,7 @@ class TableBook:
         the copies. `anew` are tables to be copied again."""
         for table, state in list(self.states.items()):
             if state.state == "done" and state.start != _START:
-                await self._save(table, TableState("done"))
+                await self._save(table, replace(state, start=_START))
         await self.reset(anew)
 
     async def _save(self, table: TableId, state: TableState | None) -> None:

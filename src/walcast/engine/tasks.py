@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 log = logging.getLogger("walcast.engine")
@@ -26,3 +28,14 @@ async def end(*tasks: asyncio.Task[Any] | None) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=_PATIENCE)
     log.error("tasks_left", extra={"tasks": [task.get_name() for task in left]})
+
+
+@contextlib.asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs it while the context is open."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -39,6 +39,7 @@ from walcast.model.errors import (
     TableStopped,
     TokenInvalid,
     ValueRangeError,
+    ValuesMissing,
     WalcastError,
     WriteLost,
 )
@@ -162,6 +163,7 @@ __all__ = [
     "UpsertGroup",
     "ValueFormat",
     "ValueRangeError",
+    "ValuesMissing",
     "Visibility",
     "WalcastError",
     "WriteLost",

@@ -100,3 +100,7 @@ class TableStopped(OperatorError):
         super().__init__(message, hint=hint)
         self.table = table
         self.position = position
+
+
+class ValuesMissing(TableStopped):
+    """What the copy's older rows hold in some column was not sent. The table goes on if all its rows come again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
@@ -232,10 +232,15 @@ class KeepsDeadLetters(Protocol):
 
 @runtime_checkable
 class Builds(Protocol):
-    """A sink that bears with rows that are not there yet: an update that did not send all of a row of these tables, and finds
-    none, changes nothing. The row comes with a later chunk."""
+    """A sink that bears with rows that come again, chunk by chunk, beside the stream.
+
+    `building` are the tables of which they do: an update that did not send all of a row, and finds none, changes nothing,
+    and a column that is added may lack its values. Where a table of which they do not lacks values, the sink asks `may_build`:
+    if so, it raises ValuesMissing with nothing done, and is given the same again when the table is among `building`.
+    """
 
     building: Collection[TableId]
+    may_build: Callable[[Relation], bool]
 
 
 @runtime_checkable

@@ -53,7 +53,8 @@ class Chunked:
 
 
 class Rebuild:
-    """One table of one sink. `remember` is told after each chunk that is durable, so that another can go on from there.
+    """One table of one sink. `remember` is told after each chunk that is durable, so that another can go on from there,
+    `finish` at the end, while the sink is held and the table still has the shape that was copied.
 
     Parameters
     ----------
@@ -71,6 +72,7 @@ class Rebuild:
         item: SourceTable,
         hold: Hold,
         remember: Callable[[Chunked], Awaitable[None]],
+        finish: Callable[[], Awaitable[None]],
         *,
         where: str | None = None,
         chunk: int = 1000,
@@ -85,6 +87,7 @@ class Rebuild:
         self._reader = reader
         self._item = item
         self._remember = remember
+        self._finish = finish
         self._where = where
         self._chunk = chunk
         self._rate = rate
@@ -97,8 +100,8 @@ class Rebuild:
         self._catalog = catalog_of([column.type for column in item.relation.columns])
 
     async def run(self, begun: Chunked | None = None) -> int:
-        """Goes on from `begun`; the rows that were written. Raises OperatorError when the copy does not become equal, and
-        FenceLost when the sink cannot be held."""
+        """Goes on from `begun`; the rows that were written. Raises OperatorError when the copy does not become equal,
+        FenceLost when the sink cannot be held, and Reshaped when the table was altered: then it is to begin again."""
         done = begun or Chunked(None, 0)
         self._rows = done.rows
         first = begun is None
@@ -109,6 +112,7 @@ class Rebuild:
             await self._pace(began)
         if self._where is None:
             await self._prove()
+        await self._fences.at_fence(self._item, lambda held: self._finish())
         return self._rows
 
     async def _next(self, lower: tuple[str, ...] | None) -> Chunked:
@@ -128,6 +132,7 @@ class Rebuild:
                 break
             kinds: dict[Key, Kind] = dict.fromkeys(again, "different")
             again = await self._fences.at_fence(self._item, lambda held: mender.mend(held, kinds))  # noqa: B023
+        await self._reader.release()  # nobody waits for a lock of ours between two chunks
         self._rows += rows
         done = Chunked(upper, self._rows)
         await self._remember(done)

@@ -16,19 +16,21 @@ from typing import Any, Final
 
 import psycopg
 
-from walcast.model import Cut, Held, Hold, OperatorError, RetryableError, TableId, Touched
+from walcast.model import Cut, Held, Hold, OperatorError, RetryableError, TableId, Touched, WalcastError
 from walcast.model.comparing import Comparable, CopyView, Form, Key, Span
 from walcast.postgres.faults import explain
 from walcast.verify.compare import KEPT, Difference, Kind, Pair
 from walcast.verify.keys import TouchedKeys, key_form, readable
 from walcast.verify.repair import Mender
 from walcast.verify.report import Report, Row, TableReport
-from walcast.verify.source import SourceReader, SourceTable, chosen
+from walcast.verify.source import Reshaped, SourceReader, SourceTable, chosen
 
 _ROUNDS: Final = 20
 """Fences under which what is touched again and again is tried; then it is unsettled."""
 _TRIES: Final = 8
 _REPAIRS: Final = 2
+_SHAPES: Final = 5
+"""How often a table may be altered while it is compared."""
 _ANEW: Final[dict[Kind, Kind]] = {"different": "duplicate"}
 """How a difference that a repair left is repaired."""
 _PAUSE: Final = 0.05
@@ -79,6 +81,7 @@ class Verification:
         report: Report,
         *,
         skip: Callable[[TableId], str | None] = lambda table: None,
+        copy_anew: Callable[[TableId], Awaitable[None]] | None = None,
         finished: Finished | None = None,
         done: Mapping[str, TableReport] | None = None,
         begun: tuple[TableReport, tuple[str, ...]] | None = None,
@@ -89,6 +92,8 @@ class Verification:
         self._hold = hold
         self._options = options
         self._skip = skip
+        self.copy_anew = copy_anew
+        """Repairs a table whose rows have no key, by a copy of it. None: it is not repaired."""
         self._finished = finished
         self._done = dict(done or {})
         self._begun = begun
@@ -115,6 +120,7 @@ class Verification:
 
     async def _table(self, item: SourceTable) -> TableReport:
         made, lower = TableReport(str(item.table)), None
+        altered = 0
         if self._begun is not None and self._begun[0].table == made.table:
             made, lower = self._begun
         began = time.monotonic() - made.seconds
@@ -122,12 +128,24 @@ class Verification:
         if reason is not None:
             made.state, made.reason = "skipped", reason
         else:
-            try:
-                await _TableRun(self, item, made).compare(lower)
-            except (RetryableError, OperatorError) as error:
-                if not isinstance(error, RetryableError) and made.fences == 0:
-                    raise
-                made.state, made.reason = "skipped", error.message
+            while True:
+                try:
+                    await _TableRun(self, item, made).compare(lower)
+                except Reshaped:
+                    made, lower, altered = TableReport(str(item.table)), None, altered + 1
+                    now = await self._reader.again(item)
+                    if now is not None and altered < _SHAPES:
+                        item = now
+                        continue
+                    made.state = "skipped"
+                    made.reason = (
+                        "it is not published any more" if now is None else "it is altered again and again"
+                    )
+                except (RetryableError, OperatorError) as error:
+                    if not isinstance(error, RetryableError) and made.fences == 0:
+                        raise
+                    made.state, made.reason = "skipped", error.message
+                break
         made.seconds = time.monotonic() - began
         made.settle()
         await self.told(made, None)
@@ -201,11 +219,16 @@ class _TableRun:
         try:
             await self._all_spans(lower)
             await self._settle()
-            if self._run.options.repair and self._kept:
+            if self._run.options.repair and self._made.total:
                 await self._repair()
         except _Nothing as why:
             self._made.state, self._made.reason = "skipped", str(why)
         self._list()
+
+    async def compare_once(self) -> None:
+        """Nothing is repaired."""
+        await self._all_spans(None)
+        await self._settle()
 
     # -- comparing
 
@@ -227,6 +250,7 @@ class _TableRun:
                         self._found(difference)
                     for kind, count in outcome.more.items():
                         self._made.differences[kind] += count
+                        self._run.progress.differences += count
                     self._again.update(outcome.again)
                     lower, finished, tries = upper, upper is None, 0
                     await self._run.told(self._made, upper)
@@ -313,6 +337,7 @@ class _TableRun:
         """Sends the rows again and looks at them once more. What an update did not change is then removed and inserted: to
         some targets 0 and -0 are the same."""
         if not self._item.key:
+            await self._copy_anew()
             return
         made, progress, found = self._made, self._run.progress, self._kept
         counts, seen = dict(made.differences), progress.differences
@@ -331,6 +356,25 @@ class _TableRun:
         made.repaired = len(self._mended)
         progress.repaired += made.repaired
         self._kept = found
+
+    async def _copy_anew(self) -> None:
+        """Rows without a key cannot be told apart, so none can be sent by itself."""
+        made, copy_anew = self._made, self._run.copy_anew
+        if copy_anew is None:
+            return
+        self._run.progress.note = "is copied anew: its rows have no key"
+        again = TableReport(made.table)
+        try:
+            await copy_anew(self._item.table)
+            await _TableRun(self._run, self._item, again).compare_once()
+        except WalcastError as error:
+            made.reason = f"it could not be copied anew: {error.message}"
+            return
+        made.fences, made.last = made.fences + again.fences, again.last or made.last
+        if not again.total and not again.unsettled_ranges:
+            made.repaired = made.total
+            made.reason = "its rows have no key: the table was copied anew"
+            self._run.progress.repaired += made.repaired
 
     async def _mend(self, kinds: Mapping[Key, Kind]) -> None:
         mender = Mender(self._run.reader, self._item, self._forms)

@@ -19,13 +19,18 @@ from walcast.postgres.faults import explain
 from walcast.postgres.published import Published, published_tables
 
 
+class Reshaped(Exception):
+    """A table is not any more what it was when it was looked up: it was altered, or dropped."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """A published table: its columns are those that are sent, `rows` is an estimate."""
+    """A published table: `relation` has the columns that are sent, `whole` all of them; `rows` is an estimate."""
 
     relation: Relation
     published: Published
     rows: int
+    whole: Relation
 
     @property
     def table(self) -> TableId:
@@ -67,14 +72,29 @@ class SourceReader:
             raise explain(error, "reading the publication") from None
         return [
             SourceTable(
-                _sent(relation, wanted[relation.oid]), wanted[relation.oid], sizes.get(relation.oid, 0)
+                _sent(relation, wanted[relation.oid]),
+                wanted[relation.oid],
+                sizes.get(relation.oid, 0),
+                relation,
             )
             for _, relation in sorted(described.items())
         ]
 
+    async def again(self, item: SourceTable) -> SourceTable | None:
+        """The table as it is now; None: it is gone, or not published any more."""
+        return next((found for found in await self.tables() if found.table == item.table), None)
+
     async def take(self, item: SourceTable) -> Cut:
-        """The snapshot under which everything is read until the next."""
-        return await begin_at_cut(self.connection, [item.table])
+        """The snapshot under which everything is read until the next. Raises Reshaped when the table has other columns in it."""
+        cut = await begin_at_cut(self.connection, [item.table])
+        try:
+            found = await describe_relations(self.connection, [item.relation.oid])
+        except psycopg.Error as error:
+            raise explain(error, f"reading the columns of {item.table}") from None
+        now = found.get(item.table)
+        if now is None or _shape(now) != _shape(item.whole):
+            raise Reshaped(str(item.table))
+        return cut
 
     def opened(self, item: SourceTable, forms: Mapping[str, Form], where: str | None = None) -> PostgresTable:
         """The table under the snapshot taken last; the columns of `forms`, in those forms. `where`: SQL of whoever may write
@@ -128,6 +148,10 @@ def chosen(tables: Sequence[SourceTable], wanted: Sequence[TableId]) -> list[Sou
                 hint=f"tables: {', '.join(map(str, list(known)[:10])) or 'none'}",
             )
     return [known[table] for table in wanted] if wanted else list(tables)
+
+
+def _shape(relation: Relation) -> list[tuple[object, ...]]:
+    return [(c.attnum, c.name, c.type, c.typmod, c.key) for c in relation.columns]
 
 
 def _sent(relation: Relation, published: Published) -> Relation:

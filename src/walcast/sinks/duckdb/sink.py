@@ -7,7 +7,7 @@ pipeline flushes at once when nothing more comes, and every tenth of a second wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -57,9 +57,10 @@ class DuckDBSink:
         settings = configuration(config.memory_limit, config.threads)
         choices = ColumnChoices(config.numeric, config.json, config.arrays)
         self._store = Store(config.path, context.pipeline, context.sink, settings)
-        self._tables = Tables(self._store, config.schema, choices)
+        self._tables = Tables(self._store, config.schema, choices, self)
         self._applier = Applier(self._store, choices)
         self.building: Collection[TableId] = ()
+        self.may_build: Callable[[Relation], bool] = lambda relation: False
         """See `walcast.model.Builds`."""
         self._prepared: dict[TableId, Table] = {}
         self._policies = config.policies

@@ -14,7 +14,7 @@ from typing import Final
 
 import duckdb
 
-from walcast.model import Relation, TableId, TableStopped
+from walcast.model import Builds, Relation, TableId, TableStopped, ValuesMissing
 from walcast.sinks.duckdb.columns import (
     ColumnChoices,
     SourceType,
@@ -98,8 +98,9 @@ class _Known:
 class Tables:
     """Brings tables to the source's version. Runs in the store's thread, in its open transaction."""
 
-    def __init__(self, store: Store, schema: str, choices: ColumnChoices) -> None:
+    def __init__(self, store: Store, schema: str, choices: ColumnChoices, builds: Builds) -> None:
         self._store = store
+        self._builds = builds
         self._schema = schema
         self._choices = choices
 
@@ -214,12 +215,14 @@ class Tables:
         rows = bool(self._store.execute(f"select 1 from {table.sql} limit 1"))
         for number, column in enumerate(relation.columns):
             listed = column.missing is not None and table.columns[number].target.endswith("[]")
-            if rows and number not in pairs and (column.unproven or listed):
-                self._stop(
-                    table,
-                    known,
-                    f"column {column.name!r} was added, and its value in the rows from before is not known",
-                )
+            if not rows or number in pairs or not (column.unproven or listed):
+                continue
+            what = f"column {column.name!r} was added, and its value in the rows from before is not known"
+            if relation.table in self._builds.building:
+                continue
+            if self._builds.may_build(relation):
+                raise ValuesMissing(relation.table, f"{relation.table}: {what}", hint=RESYNC)
+            self._stop(table, known, what)
         if known.source != relation.table:
             table = self._rename_table(table, known)
         self._alter(table, pairs)

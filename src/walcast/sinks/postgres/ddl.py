@@ -4,8 +4,8 @@ A table that Walcast makes has the source's columns by name and type, and a prim
 key is NOT NULL: a column that the source drops, or fills late, must not stop the copy. No other constraint, index
 or default is made. A table that is there already is matched by column name; its own columns, indexes and
 constraints stay. What follows the source: added columns, with what older rows hold in them; renames that attribute
-numbers prove; types that widen. Where older rows' values are not known the table is marked incomplete: it takes
-nothing but a new snapshot.
+numbers prove; types that widen. Where older rows' values are not known all rows come again beside the stream; where
+that cannot be the table is marked incomplete: it takes nothing but a new snapshot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from walcast.model import OperatorError, Relation, TableStopped
+from walcast.model import Builds, OperatorError, Relation, TableStopped, ValuesMissing
 from walcast.sinks.postgres.config import PostgresSinkConfig
 from walcast.sinks.postgres.guard import put_up
 from walcast.sinks.postgres.session import Session
@@ -49,14 +49,15 @@ class Binding:
 class Preparer:
     """Follows the source's schema, in the session's open transaction."""
 
-    def __init__(self, session: Session, store: Store, config: PostgresSinkConfig) -> None:
+    def __init__(self, session: Session, store: Store, config: PostgresSinkConfig, builds: Builds) -> None:
         self._session = session
+        self._builds = builds
         self._store = store
         self._config = config
         self.types = TypeMaker(session, config)
 
     def prepare(self, relation: Relation) -> Binding:
-        """Raises TableStopped (this table only), OperatorError, StatementFailed."""
+        """Raises TableStopped (this table only), ValuesMissing (see `Builds`), OperatorError, StatementFailed."""
         schema = self._config.schemas.get(relation.table.schema, relation.table.schema)
         known = self._store.known(self._session, relation.oid)
         if known is not None and (known.schema, known.name) != (schema, relation.table.name):
@@ -86,6 +87,12 @@ class Preparer:
         if target is None:
             raise OperatorError(f"{schema}.{relation.table.name} vanished at the copy", hint="start again")
         self._check(relation, target, wire)
+        if incomplete and relation.table in self._builds.building:
+            incomplete = ""  # every row comes again
+        if incomplete and self._builds.may_build(relation):
+            raise ValuesMissing(
+                relation.table, incomplete, hint=f"copy it anew: `walcast resync {relation.table.argument}`"
+            )
         put_up(self._session, target, self._config.foreign_writes)
         columns = tuple((c.attnum, c.name, c.type.oid, c.typmod) for c in relation.columns)
         learned = KnownTable(schema, relation.table.name, incomplete, columns)

@@ -10,6 +10,7 @@ import psycopg
 from walcast.model import Finding, SinkContext, SinkUnavailable, WalcastError, finding_of
 from walcast.postgres.catalog import fetch_one
 from walcast.postgres.connect import Connection, application_name, connect
+from walcast.postgres.encryption import encryption
 from walcast.postgres.faults import explain
 from walcast.postgres.own_schema import check_own_schema
 from walcast.sinks.postgres.config import PostgresSinkConfig
@@ -51,7 +52,7 @@ select w.table_schema || '.' || w.table_name, w.role, string_agg(distinct coales
 
 
 async def examine(config: PostgresSinkConfig, context: SinkContext) -> list[Finding]:
-    """Whether it can be reached and written, and is not the source itself."""
+    """Whether it can be reached and written, is not the source itself, and the line to it is safe."""
     name = application_name(context.pipeline, f"{context.sink}:doctor")
     try:
         connection = await connect(config.dsn, application=name, unavailable=SinkUnavailable)
@@ -78,7 +79,7 @@ async def _look(connection: Connection, config: PostgresSinkConfig, context: Sin
             )
         ]
     standby, read_only, system, timeline, database, creates, made, role = await fetch_one(connection, _STATE)
-    found: list[Finding] = []
+    found = encryption(connection, f"sinks.{context.sink}.dsn")
     if standby or read_only:
         found.append(
             Finding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -72,6 +72,9 @@ class PostgresSink:
         self._line: Line | None = None
         self._crew: Crew | None = None
         self._alone = config.snapshot_connections == 0
+        self.building: Collection[TableId] = ()
+        self.may_build: Callable[[Relation], bool] = lambda relation: False
+        """See `walcast.model.Builds`."""
 
     async def __aenter__(self) -> Self:
         self._line = await self._connect()
@@ -239,7 +242,7 @@ class PostgresSink:
             f"walcast:{database}:{self._context.pipeline}:{self._context.sink}{origin_suffix}",
             self._config.origin,
         )
-        writer = Writer(session, self._store, self._config, role, origin)
+        writer = Writer(session, self._store, self._config, role, origin, self)
         source = self._context.source
         # A copy of the source's disk that was promoted has its identifier, and a timeline of its own.
         here, there = (int(system), timeline, name), (source.system_id, source.timeline, source.database)

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from walcast.model import (
     Batch,
+    Builds,
     Checkpoint,
     DeadLetter,
     Durability,
@@ -64,7 +65,13 @@ class Writer:
     """One session's writes. After any error but TableStopped it is of no more use: the sink is opened again."""
 
     def __init__(
-        self, session: Session, store: Store, config: PostgresSinkConfig, role: str, origin: Origin
+        self,
+        session: Session,
+        store: Store,
+        config: PostgresSinkConfig,
+        role: str,
+        origin: Origin,
+        builds: Builds,
     ) -> None:
         self.held: Checkpoint | None = None
         """The checkpoint that the target holds, as far as this session knows."""
@@ -77,7 +84,7 @@ class Writer:
         self._role = role
         self._origin = origin
         self._executor = Executor(session)
-        self._preparer = Preparer(session, store, config)
+        self._preparer = Preparer(session, store, config, builds)
         self.onto_source = False
         """The target is the source's own database: a table must not be written onto itself."""
         self._plans: dict[int, Plan] = {}
