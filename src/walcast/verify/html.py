@@ -14,7 +14,7 @@ _STYLE = """
   --soft: #1a202a; --good: #6ce9a6; --good-soft: #0d2c20; --bad: #fda29b; --bad-soft: #3a1512; --warn: #fec84b;
   --warn-soft: #33230a; } }
 * { box-sizing: border-box }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto; max-width: 70rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto; max-width: 80rem;
   padding: 2.5rem 1.5rem }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem } h2 { font-size: 1.05rem; margin: 2.2rem 0 .6rem }
 p.where { color: var(--dim); margin: 0 0 1.5rem }
@@ -23,18 +23,23 @@ p.where { color: var(--dim); margin: 0 0 1.5rem }
 .equal, .repaired { color: var(--good); background: var(--good-soft) }
 .different { color: var(--bad); background: var(--bad-soft) }
 .unsettled, .skipped { color: var(--warn); background: var(--warn-soft) }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 1px; background: var(--line);
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr));
   border: 1px solid var(--line); border-radius: .6rem; overflow: hidden; margin: 0 }
-dl div { background: var(--paper); padding: .8rem 1rem } dt { color: var(--dim); font-size: .8rem } dd { margin: 0;
+dl div { box-shadow: 0 0 0 1px var(--line); padding: .8rem 1rem } dt { color: var(--dim); font-size: .8rem } dd { margin: 0;
   font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .6rem }
 table { border-collapse: collapse; width: 100%; font-size: .92rem }
 th { text-align: left; color: var(--dim); font-weight: 500; background: var(--soft) }
-th, td { padding: .5rem .9rem; border-bottom: 1px solid var(--line); vertical-align: top } tr:last-child td { border: 0 }
+th, td { padding: .5rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap }
+tr:last-child td, tr.noted td { border: 0 } tr.noted td { padding-bottom: 0 } .none { color: var(--dim); opacity: .6 }
+tr.note td { padding-top: .1rem } td.long { white-space: normal; overflow-wrap: anywhere; min-width: 16rem; width: 100% }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } code { font: .88em ui-monospace, monospace }
 td small { color: var(--dim) } .from { color: var(--good) } .to { color: var(--bad) } .null { color: var(--dim); font-style: italic }
 footer { color: var(--dim); font-size: .85rem; margin-top: 2.5rem }
 """
+_COLUMNS = 7 + len(KINDS)
+_NONE = '<span class="none">0</span>'
+_SIDES = '<span class="from">at the source</span> &rarr; <span class="to">in the copy</span>'
 _SAYS = {
     "equal": "The copy is equal to its source",
     "repaired": "Every difference was repaired",
@@ -72,21 +77,27 @@ position. Positions are those of the first and the last fence.</footer></body></
 
 
 def _line(table: TableReport) -> str:
-    notes = [table.reason] if table.reason else []
+    notes = [table.reason] if table.reason else []  # below the table's line
     if table.not_compared:
         notes.append(f"not in the copy: {', '.join(table.not_compared)}")
     if table.unsettled_rows or table.unsettled_ranges:
         notes.append(f"unsettled: {table.unsettled_rows:,} rows, {table.unsettled_ranges:,} ranges")
     if table.repaired:
         notes.append(f"{table.repaired:,} repaired")
-    note = f"<br><small>{escape('; '.join(notes))}</small>" if notes else ""
-    counts = "".join(f'<td class="n">{table.differences[kind]:,}' for kind in KINDS)
+    note = (
+        f'<tr class="note"><td class="long" colspan={_COLUMNS}><small>{escape("; ".join(notes))}</small></tr>\n'
+        if notes
+        else ""
+    )
+    counts = "".join(
+        f'<td class="n">{f"{count:,}" if (count := table.differences[kind]) else _NONE}' for kind in KINDS
+    )
     first, last = table.first or "", table.last or ""
-    positions = first if first == last else f"{first} - {last}"
+    positions = first if first == last else f"{first} &ndash; {last}"
     return (
-        f'<tr><td><code>{escape(table.table)}</code>{note}<td>{_badge(table.state)}<td class="n">{table.rows:,}'
-        f'<td class="n">{table.copy_rows:,}{counts}<td class="n">{table.ranges:,}<td><code>{positions}</code>'
-        f'<td class="n">{table.seconds:,.1f} s</tr>\n'
+        f"<tr{' class=noted' if notes else ''}><td><code>{escape(table.table)}</code><td>{_badge(table.state)}"
+        f'<td class="n">{table.rows:,}<td class="n">{table.copy_rows:,}{counts}<td class="n">{table.ranges:,}'
+        f'<td><code>{positions}</code><td class="n">{table.seconds:,.1f} s</tr>\n{note}'
     )
 
 
@@ -95,7 +106,7 @@ def _details(table: TableReport) -> str:
     more = table.total - len(table.listed)
     rest = f"<tr><td colspan=3><small>and {more:,} more</small></tr>" if more > 0 else ""
     return (
-        f"<h2><code>{escape(table.table)}</code></h2><div class='scroll'><table><tr><th>Key<th>Kind<th>Columns</tr>"
+        f"<h2><code>{escape(table.table)}</code></h2><div class='scroll'><table><tr><th>Key<th>Kind<th>Columns: {_SIDES}</tr>"
         f"{rows}{rest}</table></div>"
     )
 
@@ -104,7 +115,7 @@ def _row(row: Row) -> str:
     key = ", ".join(f"{escape(name)} = {escape(value)}" for name, value in row.key.items())
     columns = "<br>".join(_column(name, *pair) for name, pair in row.columns.items())
     done = " <small>repaired</small>" if row.repaired else ""
-    return f"<tr><td><code>{key}</code><td>{row.kind}{done}<td>{columns}</tr>"
+    return f"<tr><td><code>{key}</code><td>{row.kind}{done}<td class=long>{columns}</tr>"
 
 
 def _column(name: str, source: str | None, copy: str | None) -> str:
