@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any, LiteralString, cast
@@ -12,6 +13,9 @@ import pytest
 from tests.acceptance.person import Person
 
 from walcast.postgres.local import LocalServer, find
+from walcast.postgres.local.cache import server_uid
+from walcast.postgres.local.datadir import give_to_server, run_initdb
+from walcast.postgres.local.process import environment
 from walcast.testing import PostgresServer
 
 SCHEMA = """
@@ -183,3 +187,89 @@ def test_a_copy_that_was_not_drained_does_not_go_on(
     assert "was drained to" in result.err
     assert rows(old, "fruit", "copy") == rows(new, "fruit", "shop"), "the others went on"
     assert "resync --all --sink lake" in result.err
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("version", [16, 18])
+def test_by_pg_upgrade(person: Person, version: int) -> None:
+    """From 17 on it carries the slot over: the new server's slot is the old one's."""
+    programs = find(18, tools=("pg_upgrade",))
+    with (
+        LocalServer(binaries=find(version, tools=("pg_upgrade",))) as old,
+        LocalServer(binaries=programs) as new,
+    ):
+        old.execute("create database shop")
+        old.execute(cast("LiteralString", SCHEMA), database="shop")
+        configure_embedded(person, old)
+        person.run("run", "--until", "now")
+        write(old, BEFORE)
+        person.run("switch")
+        before = len(lines(person))
+        old.stop()
+        new.stop()
+        initialise(new)
+        pg_upgrade(old, new)
+        new.start()
+        slots = new.execute("select slot_name::text from pg_replication_slots")
+        assert slots == ([("walcast",)] if version >= 17 else [])
+        keep = ["--keep-slot"] if version >= 17 else []
+        person.run("switch", *keep, new.dsn("shop"))
+        configure_embedded(person, new)
+        write(new, AFTER)
+        person.run("run", "--until", "now")
+        told = [line["op"] for line in lines(person)[before:]]
+        assert told == ["update"] * 3 + ["insert", "delete", "update", "update", "insert"]
+        report = person.run("verify", "lake", "--json").json
+        assert report["state"] == "equal"
+        assert report["rows"] > 2000
+
+
+def configure_embedded(person: Person, source: LocalServer) -> None:
+    person.write(
+        f"[source]\ndsn = {json.dumps(source.dsn('shop'))}\ninclude = ['shop.*']\n"
+        "[sinks.lake]\ntype = 'duckdb'\npath = 'copy.duckdb'\n"
+        "[sinks.lines]\ntype = 'jsonl'\ndirectory = 'lines'\n"
+    )
+
+
+def initialise(server: LocalServer) -> None:
+    """Local servers are copies of one template. This one gets a system identifier of its own, as every other has."""
+    files = {
+        name: (server.data / name).read_text() for name in ("walcast.conf", "pg_hba.conf", "postgresql.conf")
+    }
+    shutil.rmtree(server.data)
+    password = server.folder / "password"
+    password.write_text("secret")
+    give_to_server(server.folder)
+    run_initdb(server.binaries, server.data, password)
+    for name, text in files.items():
+        (server.data / name).write_text(text)
+
+
+def pg_upgrade(old: LocalServer, new: LocalServer) -> None:
+    """Both are stopped. It runs as the servers' own user, in a folder that is theirs."""
+    uid = server_uid()
+    options = {
+        "old-bindir": old.binaries.bindir,
+        "new-bindir": new.binaries.bindir,
+        "old-datadir": old.data,
+        "new-datadir": new.data,
+        "socketdir": new.folder,
+        "username": "postgres",
+    }
+    done = subprocess.run(
+        [
+            new.binaries.program("pg_upgrade"),
+            "--no-sync",
+            *(f"--{name}={value}" for name, value in options.items()),
+        ],
+        cwd=new.folder,
+        env=environment(new.folder),
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else [],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
