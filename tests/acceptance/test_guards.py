@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, LiteralString, cast
 
+import duckdb
 import pytest
 from tests.acceptance.person import Person
 
@@ -159,6 +160,32 @@ def test_two_walcasts_on_one_target_are_refused(
     person.run("wait", person.run("token").out.strip())
     assert target.execute("select id from t order by 1") == [(1,), (2,)]
     assert running.stop() == 0
+
+
+def test_what_another_program_writes_to_a_duckdb_file_is_noticed(person: Person, shop: Database) -> None:
+    person.write(
+        f"[source]\ndsn = {json.dumps(shop.dsn())}\nslot = '{shop.name}'\ninclude = ['shop.*']\n"
+        "[sinks.lake]\ntype = 'duckdb'\npath = 'copy.duckdb'\n"
+    )
+    file = person.folder / "copy.duckdb"
+
+    def told(code: int) -> list[str]:
+        report = person.run("doctor", "--only", "targets", "--json", code=code).json
+        return [finding["name"] for finding in report["findings"]]
+
+    for _ in range(2):
+        assert "foreign_write" not in person.run("run", "--until", "now").err
+        assert told(0) == []
+        with duckdb.connect(str(file), read_only=True) as reader:
+            reader.execute("select count(*) from shop.fruit")
+    with duckdb.connect(str(file)) as writer:
+        writer.execute("delete from shop.fruit where id = 3")
+    assert told(6) == ["foreign_write"]
+    assert "foreign_write" in person.run("run", "--until", "now").err
+    assert told(6) == ["foreign_write"], "until it is looked after"
+    person.run("verify", "lake", "--repair")
+    (person.folder / "copy.duckdb.closed").unlink()
+    assert told(0) == []
 
 
 def test_a_target_that_is_the_source_keeps_its_rows(person: Person, shop: Database) -> None:

@@ -10,13 +10,14 @@ import pytest
 from psycopg import sql
 from tests.integration.doctor_tools import AT_REST, found, own_address
 
-from walcast.diagnostics import Limits, SinkSetup
-from walcast.model import SinkContext, SourceIdentity
+from walcast.diagnostics import Limits, Setup, SinkSetup, examine, opened
+from walcast.model import RetryableError, SinkContext, SourceIdentity
 from walcast.model.secret import Secret
 from walcast.postgres.catalog import identity
+from walcast.postgres.config import SourceConfig
 from walcast.postgres.connect import connect
 from walcast.postgres.local import LocalServer, find
-from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig
+from walcast.sinks.postgres import PostgresSink, PostgresSinkConfig, examination
 from walcast.testing.postgres import Database, PostgresServer
 
 NOWHERE = SourceIdentity(0, 0, 0, "")
@@ -48,6 +49,18 @@ async def test_what_the_pipeline_says_of_its_sinks(database: Database) -> None:
     findings = await found(database.dsn(), "pipeline", status=status(running=True, source=problem))
     assert set(findings) == {"source_error"}
     assert set(await found(database.dsn(), "pipeline")) == {"not_running"}
+
+
+async def test_a_pipeline_that_does_not_answer(database: Database) -> None:
+    setup = Setup("t", Path("/tmp"), SourceConfig(dsn=Secret(database.dsn()), include=("*.*",)))
+
+    async def silence() -> dict[str, Any]:
+        raise RetryableError("the pipeline does not answer", hint="see its log")
+
+    async with opened(setup, silence) as (case, problem):
+        report = await examine(case, problem, ["pipeline", "sinks", "checkpoints"])
+    (finding,) = report.findings
+    assert (finding.name, finding.hint) == ("no_status", "see its log")
 
 
 async def test_checkpoints_that_do_not_belong_to_the_slot_or_the_source(database: Database) -> None:
@@ -162,6 +175,15 @@ async def test_a_target_to_which_rows_travel_in_the_open(
         assert "verify-full in sinks.s.dsn" in str(finding.hint)
     local = PostgresSinkConfig(Secret(server.dsn(via="tcp", sslmode="disable")))
     assert await PostgresSink(local, context).examine() == [], "loopback"
+
+
+async def test_a_target_older_than_what_a_copy_needs(
+    shared_postgres: Callable[[int], PostgresServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server before 13 can be had here: what is needed is set above the oldest that there is."""
+    monkeypatch.setattr(examination, "_OLDEST", 140_000)
+    assert set(await examined(shared_postgres(13))) == {"target_too_old"}
+    assert "target_too_old" not in await examined(shared_postgres(14))
 
 
 async def test_a_target_that_is_the_source(database: Database) -> None:

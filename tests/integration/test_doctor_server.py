@@ -387,6 +387,12 @@ async def test_failover_slots_and_the_standbys_that_should_have_them() -> None:
                 break
             await asyncio.sleep(0.1)
         assert left == {}
+        standby.execute("alter system set primary_slot_name = ''")
+        standby.reload()
+        async with asyncio.timeout(30):
+            while "standby_without_slot" not in (left := await found(dsn, "failover", failover=True)):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert "pg_create_physical_replication_slot" in str(left["standby_without_slot"].hint)
         standby.pause()
         gone = await found(f"{dsn} connect_timeout=1", "failover", failover=True)
         standby.resume()
@@ -433,6 +439,15 @@ async def test_a_table_that_is_selected_and_not_published_is_added(database: Dat
     await _fix(database, finding)
     assert database.execute("select count(*) from pg_publication_tables") == [(2,)]
     assert await found(database.dsn(), "membership") == {}
+
+
+async def test_another_copys_bookkeeping_is_left_out_and_said(database: Database) -> None:
+    database.execute("create table a (id int primary key); create schema walcast")
+    database.execute(
+        "create table walcast.checkpoint (id int primary key); create publication walcast for all tables"
+    )
+    finding = (await found(database.dsn(), "membership"))["bookkeeping_published"]
+    assert "schema walcast" in finding.message
 
 
 async def _fix(database: Database, finding: Finding, **source: Any) -> None:

@@ -17,6 +17,7 @@ from walcast.model import (
     DeadLetter,
     DeadLetterStore,
     Durability,
+    Finding,
     Journal,
     Refusal,
     Relation,
@@ -34,6 +35,7 @@ from walcast.sinks.duckdb.faults import ConstraintBroken, translated
 from walcast.sinks.duckdb.loading import ValueRefused
 from walcast.sinks.duckdb.records import DuckDBDeadLetters, DuckDBJournal
 from walcast.sinks.duckdb.refusals import in_the_way, unfit
+from walcast.sinks.duckdb.seal import Seal
 from walcast.sinks.duckdb.store import Store, configuration
 from walcast.sinks.duckdb.tables import RESYNC, Table, Tables
 from walcast.sinks.duckdb.view import DuckDBView
@@ -57,6 +59,7 @@ class DuckDBSink:
         settings = configuration(config.memory_limit, config.threads)
         choices = ColumnChoices(config.numeric, config.json, config.arrays)
         self._store = Store(config.path, context.pipeline, context.sink, settings)
+        self._seal = Seal(config.path, context.sink)
         self._tables = Tables(self._store, config.schema, choices, self)
         self._applier = Applier(self._store, choices)
         self.building: Collection[TableId] = ()
@@ -71,7 +74,7 @@ class DuckDBSink:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._store.open()
+            await self._store.open(self._seal)
         except BaseException:
             await self._store.close()
             raise
@@ -79,6 +82,10 @@ class DuckDBSink:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._store.close()
+
+    async def examine(self) -> Sequence[Finding]:
+        """See `walcast.model.Examinable`."""
+        return self._seal.examine()
 
     async def checkpoint(self) -> Checkpoint | None:
         return self._store.checkpoint

@@ -22,6 +22,7 @@ from walcast.model import (
     check_format,
 )
 from walcast.sinks.duckdb.faults import fenced, first_line, translated
+from walcast.sinks.duckdb.seal import Seal
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ class Store:
         self._writer = ThreadPoolExecutor(1, "walcast-duckdb")
         self._readers = ThreadPoolExecutor(2, "walcast-duckdb-read")
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._seal: Seal | None = None
         self._checkpoint: Checkpoint | None = None
         self.in_transaction = False
         self.views: set[View] = set()
@@ -92,8 +94,8 @@ class Store:
         """Runs it in the worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, function, *args)
 
-    async def open(self) -> None:
-        await self.call(self._open)
+    async def open(self, seal: Seal) -> None:
+        await self.call(self._open, seal)
 
     async def close(self) -> None:
         """Rolls back what is open and lets go of the file. A statement at work is interrupted."""
@@ -111,10 +113,13 @@ class Store:
         finally:
             self._readers.shutdown()
 
-    def _open(self) -> None:
+    def _open(self, seal: Seal) -> None:
         with translated(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            written = seal.broken()
             self._connection = duckdb.connect(str(self.path), config=dict(self._settings))
+            seal.take(written)  # the file is ours now
+            self._seal = seal
             self._connection.execute("set TimeZone = 'UTC'")
             noted = self._connection.execute(_FORMAT).fetchone()
             found = int((noted[0] if noted else "").removeprefix("format ") or 0)
@@ -135,6 +140,8 @@ class Store:
             self.rollback()
             self._connection.close()
             self._connection = None
+            if self._seal is not None:
+                self._seal.put()
 
     @property
     def checkpoint(self) -> Checkpoint | None:
