@@ -62,8 +62,8 @@ bench: setup ## Every figure of the README, side by side in one run (ARGS="--onl
 fuzz: setup ## Hostile frames against both decoders (SECONDS_=60 SEED=1); INPUTS=10000000: the native one alone
 	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS_),$(if $(INPUTS),86400,60)) $(if $(SEED),--seed $(SEED)) $(if $(INPUTS),--inputs $(INPUTS))
 
-chaos: setup ## A pipeline under random faults, every copy compared after each (SECONDS_=120 SEED=1 CYCLES=1000 ONLY=kill,line)
-	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS_),$(if $(CYCLES),86400,120)) $(if $(SEED),--seed $(SEED)) $(if $(CYCLES),--cycles $(CYCLES)) $(if $(ONLY),--only $(ONLY))
+chaos: setup ## A pipeline under random faults, every copy compared after each (SECONDS_=120 SEED=1 CYCLES=1000 ONLY=kill,line); HUGE=1: one transaction of ten million rows
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS_),$(if $(CYCLES),86400,120)) $(if $(SEED),--seed $(SEED)) $(if $(CYCLES),--cycles $(CYCLES)) $(if $(ONLY),--only $(ONLY)) $(if $(HUGE),--huge $(if $(filter 1,$(HUGE)),10000000,$(HUGE)))
 
 verify-soak: setup ## Compare copies while everything is written; no difference may be found (ROUNDS=1000 SECONDS_=120 SEED=1 SINKS=copy,lake)
 	@$(BIN)/python -m tests.soak_verify --rounds $(or $(ROUNDS),1000) --seconds $(or $(SECONDS_),120) --seed $(or $(SEED),1) --sinks $(or $(SINKS),copy,lake)

@@ -4,5 +4,6 @@
                                           |----> DuckDB, JSON Lines (on a small file system), handlers
 
 `stage.py` holds the servers, proxies and the pipeline's process; `writer.py` the load; `faults.py` what goes wrong;
-`copies.py` whether every copy equals the source, row by row; `forge.py` starts pipelines quickly.
+`copies.py` whether every copy equals the source, row by row (and `stage.py` asks `walcast verify`); `forge.py` starts
+pipelines quickly; `huge.py` is one transaction of millions of rows.
 """

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 
-from tests.chaos import faults
+from tests.chaos import faults, huge
 from tests.chaos.stage import Lost, stage, summary, temporary
 
 
@@ -34,7 +34,7 @@ async def play(seed: int, seconds: float, cycles: int | None, only: tuple[str, .
             at = time.monotonic()
             try:
                 await chosen.do(made)
-                await made.settle(whole=number % 50 == 0)
+                await made.settle(whole=number % 50 == 0, verify=not chosen.kill or number % 5 == 0)
             except Lost as lost:
                 failure = f"cycle {number}, {chosen.name}: {lost}"
                 break
@@ -54,6 +54,7 @@ async def play(seed: int, seconds: float, cycles: int | None, only: tuple[str, .
                 cycles=number,
                 kills=made.kills,
                 checks=made.checks,
+                verified=made.verified,
                 transactions=made.writer.transactions,
                 handler_calls=made.handled.calls,
                 seconds=round(time.monotonic() - begun, 1),
@@ -69,6 +70,20 @@ async def play(seed: int, seconds: float, cycles: int | None, only: tuple[str, .
     return 0
 
 
+async def play_huge(seed: int, rows: int) -> int:
+    """One transaction of so many rows."""
+    folder, begun = temporary("huge"), time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        found = await huge.play(folder, seed, rows)
+    except Lost as lost:
+        _say(f"LOST: {lost}\nreplay: make chaos HUGE={rows} SEED={seed}; the pipeline's log is in {folder}")
+        return 1
+    print(summary(ok=True, seed=seed, seconds=round(time.monotonic() - begun, 1), **found))
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -79,10 +94,15 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=None, help="at most so many faults")
     parser.add_argument("--seed", type=int, default=None, help="what a run printed: the same faults again")
     parser.add_argument("--only", default="", help="faults whose names contain one of these words, by commas")
+    parser.add_argument(
+        "--huge", type=int, default=None, metavar="ROWS", help="one transaction of so many rows"
+    )
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 31)
     only = tuple(filter(None, arguments.only.split(",")))
     try:
+        if arguments.huge:
+            return asyncio.run(play_huge(seed, arguments.huge))
         return asyncio.run(play(seed, arguments.seconds, arguments.cycles, only))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130

@@ -57,14 +57,16 @@ time_t time(time_t *at) {
 
 class SmallDisk:
     """A folder of so many bytes: a tmpfs of its own where we may mount one (as root), else an ordinary folder, which
-    `fill` then cannot fill (`real` says which)."""
+    `fill` then cannot fill (`real` says which). None: an ordinary one."""
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int | None) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "walcast-chaos", str(folder)]
         self.real = (
-            os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+            size is not None
+            and os.geteuid() == 0
+            and subprocess.run(mount, capture_output=True, check=False).returncode == 0
         )
 
     def fill(self) -> None:

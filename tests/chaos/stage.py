@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -21,7 +22,9 @@ from tests.chaos.forge import Forge, Process
 from tests.chaos.handlers import FILE, STARVE
 from tests.chaos.writer import SCHEMA, Writer
 
+from walcast.app.verifying import Wanted
 from walcast.engine import ControlError, NotRunning, call, failpoints
+from walcast.engine.tasks import beside
 from walcast.postgres.local import find
 from walcast.testing.postgres import PostgresServer
 from walcast.testing.proxy import TcpProxy
@@ -59,6 +62,9 @@ status_interval = "1s"
 receive_timeout = "3s"
 snapshot_chunk_rows = 100
 
+[log]
+format = "json"
+
 [sinks.copy]
 type = "postgres"
 dsn = "{copy}"
@@ -68,6 +74,8 @@ type = "duckdb"
 path = "{disk}/copy.duckdb"
 threads = 1
 
+"""
+_LOGS = """
 [sinks.lines]
 type = "jsonl"
 directory = "{disk}/lines"
@@ -79,10 +87,9 @@ handlers = "tests.chaos.handlers:handlers"
 concurrency = 4
 backoff = "50ms"
 retries = 8
-
-[log]
-format = "json"
 """
+_EXACT = ("copy", "duck")
+"""The copies that have transactions: what `walcast verify` compares."""
 
 
 class Lost(AssertionError):
@@ -111,6 +118,10 @@ class Stage:
         self.starve = folder / "starve"
         self.kills = 0
         self.checks = 0
+        self.verified = 0
+        """Comparisons by `walcast verify`."""
+        self.logs = True
+        """There are JSON Lines and handlers as well."""
         self.lines: copies.JsonLines
         self.handled = copies.Handled(folder / "handled")
         self._restarting: asyncio.Task[None] | None = None
@@ -167,19 +178,69 @@ class Stage:
 
     # -- rest, and the look at the copies
 
-    async def settle(self, *, whole: bool = False, timeout: float = 60.0) -> None:
-        """Holds the writer, waits until every copy has what was written, and compares. Raises Lost."""
+    async def settle(self, *, whole: bool = False, verify: bool | None = None, timeout: float = 60.0) -> None:
+        """Holds the writer, waits until every copy has what was written, and compares: in a way of its own, and (`verify`, by
+        default when it is `whole`) by `walcast verify`. Raises Lost."""
         async with self.writer.lock:
             token = str(
                 (await asyncio.to_thread(self.source.execute, "select pg_current_wal_insert_lsn()::text"))[0][
                     0
                 ]
             )
-            await self._reach(token, timeout)
+            await self.reach(token, timeout)
             await self.compare(whole=whole)
+            if whole if verify is None else verify:
+                await self.verify(timeout)
         self.checks += 1
 
-    async def _reach(self, token: str, timeout: float) -> None:
+    async def verify(self, timeout: float = 60.0) -> None:
+        """Every copy that has transactions is equal, says Walcast itself. Raises Lost."""
+        async with beside(self._tick()):
+            await asyncio.gather(*(self._verify(sink, timeout) for sink in _EXACT))
+        self.verified += 1
+
+    async def _tick(self) -> None:
+        """Commits now and then. A fence lies where the source's WAL ends, and a server that is idle, and whose clock was set
+        back, flushes nothing before that time has come again."""
+        statement = "select pg_logical_emit_message(true, 'tick', '')"
+        while True:
+            with contextlib.suppress(psycopg.Error):
+                await asyncio.to_thread(self.source.execute, statement, database="shop")
+            await asyncio.sleep(0.2)
+
+    async def _verify(self, sink: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        found: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            try:
+                found = await self._compared(sink)
+            except (
+                NotRunning,
+                ControlError,
+                TimeoutError,
+            ) as error:  # it has died, or is just being opened again
+                found = {"error": repr(error)}
+                await self.revive()
+                await asyncio.sleep(0.05)
+                continue
+            if found["state"] == "equal":
+                return
+            if found["state"] == "different":
+                break
+        raise Lost(f"{sink}, by walcast verify: {json.dumps(found)}\n{self.tail()}")
+
+    async def _compared(self, sink: str) -> dict[str, Any]:
+        """The report of `walcast verify`, asked as the command asks for it."""
+        await self.ask("verify_start", **dataclasses.asdict(Wanted(sink, values=True)))
+        while (now := await self.ask("verify_look", sink=sink))["running"]:  # noqa: ASYNC110  # in another process
+            await asyncio.sleep(0.02)
+        if now["report"] is None:
+            error = now["error"] or {"message": "it was ended", "code": "CancelledError"}
+            raise ControlError(error["message"], remote=error["code"])
+        report: dict[str, Any] = now["report"]
+        return report
+
+    async def reach(self, token: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         problem: object = None
         while time.monotonic() < deadline:
@@ -197,15 +258,17 @@ class Stage:
         source = await copies.of_postgres(self.source.dsn("shop"))
         found: dict[str, list[str]] = {}
         found["copy"] = copies.differences(source, await copies.of_postgres(self.copy.dsn("copy")))
-        found["duck"] = copies.differences(source, await copies.of_duckdb(self._duck))
-        rows, wrong = await asyncio.to_thread(self.lines.look, whole=whole)
-        found["lines"] = wrong + copies.differences(source, rows)
-        found["hands"] = copies.differences(source, await asyncio.to_thread(self.handled.look))
+        found["duck"] = copies.differences(source, await copies.of_duckdb(self.duck))
+        if self.logs:
+            rows, wrong = await asyncio.to_thread(self.lines.look, whole=whole)
+            found["lines"] = wrong + copies.differences(source, rows)
+            found["hands"] = copies.differences(source, await asyncio.to_thread(self.handled.look))
         lost = [f"{name}: {line}" for name, lines in found.items() for line in lines]
         if lost:
             raise Lost("\n".join([*lost, self.tail()]))
 
-    async def _duck(self, statement: str) -> list[list[str | None]]:
+    async def duck(self, statement: str) -> list[list[str | None]]:
+        """Asks the copy in DuckDB."""
         for _ in range(100):
             try:
                 return (await self.ask("query", 30, sink="duck", args=[statement]))[1]  # type: ignore[no-any-return]  # rows
@@ -258,16 +321,21 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage(folder: Path, seed: int, *, death: str = "") -> AsyncIterator[Stage]:
-    """Servers started, the first copy made, the writer at work."""
+async def stage(
+    folder: Path, seed: int, *, death: str = "", more: str = "", roomy: bool = False
+) -> AsyncIterator[Stage]:
+    """Servers started, the first copy made, the writer at work. `more`: SQL, what the source holds besides; `roomy`: only the
+    copies that have transactions, on disks of any size."""
     made = Stage(folder, seed)
+    made.logs = not roomy
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     made.clock = Clock(folder / "clock")
     async with contextlib.AsyncExitStack() as stack:
-        made.spool = stack.enter_context(SmallDisk(folder / "spool", 48 << 20))
-        made.disk = stack.enter_context(SmallDisk(folder / "disk", 768 << 20))
-        made.tablespace = stack.enter_context(SmallDisk(folder / "tablespace", 64 << 20))
+        sizes = (None, None, None) if roomy else (48 << 20, 768 << 20, 64 << 20)
+        made.spool = stack.enter_context(SmallDisk(folder / "spool", sizes[0]))
+        made.disk = stack.enter_context(SmallDisk(folder / "disk", sizes[1]))
+        made.tablespace = stack.enter_context(SmallDisk(folder / "tablespace", sizes[2]))
         made.source = PostgresServer(binaries=find(18, tools=("pg_basebackup",)), settings=_SOURCE)
         stack.callback(made.close_servers)  # whichever they are by then
         made.copy = PostgresServer(18, settings={"max_wal_size": "256MB"})
@@ -276,7 +344,7 @@ async def stage(folder: Path, seed: int, *, death: str = "") -> AsyncIterator[St
         made.source.stop()
         made.source.binaries = made.clock.programs(made.source.binaries, folder / "bin")
         made.source.start()
-        _load(made)
+        _load(made, more)
         made.source_proxy = stack.enter_context(TcpProxy("127.0.0.1", made.source.port))
         made.copy_proxy = stack.enter_context(TcpProxy("127.0.0.1", made.copy.port))
         _configure(made)
@@ -295,9 +363,10 @@ async def stage(folder: Path, seed: int, *, death: str = "") -> AsyncIterator[St
             await made.process.kill(15)
 
 
-def _load(made: Stage) -> None:
+def _load(made: Stage, more: str) -> None:
     made.source.execute("create database shop")
-    made.source.execute(SCHEMA, database="shop")
+    for statements in filter(None, (SCHEMA, more)):
+        made.source.execute(statements, database="shop")  # type: ignore[arg-type]  # our own
     made.copy.execute("create database copy")
     if made.tablespace.real:
         (made.tablespace.folder / "data").mkdir()
@@ -308,7 +377,7 @@ def _load(made: Stage) -> None:
 
 
 def _configure(made: Stage) -> None:
-    text = _CONFIG.format(
+    text = (_CONFIG + (_LOGS if made.logs else "")).format(
         folder=made.folder,
         spool=made.spool.folder,
         disk=made.disk.folder,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from tests.chaos import faults
+from tests.chaos import faults, huge
 from tests.chaos.stage import Stage, stage, temporary
 
 pytestmark = [
@@ -44,3 +44,13 @@ async def test_after_faults_by_chance_every_copy_equals_the_source(running: Stag
     assert running.kills >= kills + 6
     assert running.handled.calls
     assert running.writer.transactions
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_huge_transaction_killed_while_it_comes_and_while_it_is_applied() -> None:
+    """`make chaos HUGE=1` is the same with ten million rows."""
+    folder = temporary("huge-test")
+    shutil.rmtree(folder, ignore_errors=True)
+    done = await huge.play(folder, 1, 150_000)
+    assert done["kills"] == 3
+    shutil.rmtree(folder, ignore_errors=True)
