@@ -37,6 +37,7 @@ from walcast.model.derived import (
     Key,
     Put,
     SourceReader,
+    TakesLater,
     version_of,
 )
 
@@ -172,8 +173,13 @@ class MappedSink:
             self._version = max(self._version, version_of(*batch.last_commit))
         elif batch.checkpoint is not None:
             self._version = _version_at(batch.checkpoint)
+        again = batch.checkpoint is None and batch.part is None
+        if again:  # a dead letter: it is made with what the source has now
+            await self._reader.settle()
         async with View(self._reader, batch.xids) as view:
             for target, work in affected(self.plan, batch):
+                if again:
+                    work.known.clear()
                 if work.everything:
                     await self._anew(target, view, done=False)
                     continue
@@ -181,6 +187,7 @@ class MappedSink:
                     await self.store.write(Derived(self._version, empty=list(target.collections), done=False))
                 async for puts, deletes in changed(view, target, work, self.store):
                     await self.store.write(self._derived(puts, deletes, done=False))
+            await self._taken()
         return await self.store.write(self._derived(checkpoint=batch.checkpoint, done=done))
 
     async def _snapshot(self, batch: Batch) -> Durability:
@@ -210,6 +217,7 @@ class MappedSink:
                 work.links.clear()
                 async for puts, _ in changed(view, target, work, self.store):
                     await self.store.write(self._derived(puts))
+                await self._taken()
         if last:
             await self._finish(target)
 
@@ -263,6 +271,7 @@ class MappedSink:
         """There is no change that could be set aside: what is refused is left out, unless it is to stop the sink."""
         try:
             await self.store.write(self._derived(puts, done=done))
+            await self._taken()
         except ItemsRefused as refused:
             if self.policies.data == "stop":
                 raise
@@ -271,6 +280,10 @@ class MappedSink:
                 log.error("item_left_out", extra={"collection": item.collection, "reason": item.message})
             rest = [put for put in puts if (put.collection, put.id) not in gone]
             await self._write_page(rest, done=done)
+
+    async def _taken(self) -> None:
+        if isinstance(self.store, TakesLater):
+            await self.store.taken()
 
     async def _start(self, target: Target) -> None:
         for made in target.collections.values():

@@ -174,6 +174,15 @@ class DerivedStore(Protocol):
 
 
 @runtime_checkable
+class TakesLater(Protocol):
+    """A store whose writes are still on their way when `write` returns."""
+
+    async def taken(self) -> None:
+        """Returns once it has all that it was given. Raises ItemsRefused, in place of `write`."""
+        ...
+
+
+@runtime_checkable
 class Shows(Protocol):
     """A store that can show what it holds, for `walcast verify`. Everything written and flushed is in it."""
 

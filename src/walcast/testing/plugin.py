@@ -17,6 +17,7 @@ from walcast.testing.proxy import TcpProxy
 
 if TYPE_CHECKING:
     from walcast.testing.neo4j import Neo4jServer
+    from walcast.testing.search import Family, SearchServer
 
 T = TypeVar("T")
 
@@ -92,6 +93,27 @@ def neo4j_server() -> Iterator[Neo4jServer]:
         server.start()
         yield server
     finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def shared_search() -> Iterator[Callable[[Family], SearchServer]]:
+    """A function from family to a running OpenSearch or Elasticsearch, started on first use, shared by the session. Mark what
+    uses it with `xdist_group("search")`: then there is one of each for all workers."""
+    from walcast.testing.search import SearchServer
+
+    servers: dict[Family, SearchServer] = {}
+
+    def start(family: Family) -> SearchServer:
+        if family not in servers:
+            servers[family] = or_skip(
+                lambda: SearchServer(family, settings={"http.max_content_length": "8mb"})
+            )
+        servers[family].start()
+        return servers[family]
+
+    yield start
+    for server in servers.values():
         server.close()
 
 
