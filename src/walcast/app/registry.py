@@ -79,6 +79,18 @@ SINKS: dict[str, SinkEntry] = {
         "documents of a mapping in tantivy indexes: full text",
         "search",
     ),
+    "opensearch": SinkEntry(
+        "walcast.sinks.opensearch:OpenSearchStore",
+        "versioned",
+        "documents of a mapping in OpenSearch 2 or 3",
+        "opensearch",
+    ),
+    "elasticsearch": SinkEntry(
+        "walcast.sinks.opensearch:ElasticsearchStore",
+        "versioned",
+        "documents of a mapping in Elasticsearch 8 or 9",
+        "elasticsearch",
+    ),
     "handlers": SinkEntry(
         "walcast.sinks.handlers:HandlerSink", "at least once", "functions in your own Python code"
     ),

@@ -18,19 +18,24 @@ class SearchServerConfig(DerivedSettings):
 
     hosts: tuple[str, ...] = field(
         metadata={
-            "help": "URLs of the cluster's nodes: https://search:9200; the next one is tried when one is away"
+            "help": "URLs of the cluster's nodes: https://search:9200; the next one is tried when one is away",
+            "place": True,
         }
     )
     user: str | None = field(default=None, metadata={"help": "for basic authentication"})
-    password: Secret | None = field(default=None, metadata={"help": "the user's"})
+    password: Secret | None = field(default=None, metadata={"help": "the user's", "password": True})
     api_key: Secret | None = field(
-        default=None, metadata={"help": "instead of user and password; the encoded form"}
+        default=None, metadata={"help": "instead of user and password; the encoded form", "password": True}
     )
     ca: str | None = field(
         default=None, metadata={"help": "a PEM file of authorities to trust, instead of the system's"}
     )
     prefix: str = field(
-        default="", metadata={"help": "put before each alias: shop- makes shop-posts of the collection posts"}
+        default="",
+        metadata={
+            "help": "put before each alias: shop- makes shop-posts of the collection posts",
+            "place": True,
+        },
     )
     settings: Mapping[str, Any] = field(
         default_factory=dict,
