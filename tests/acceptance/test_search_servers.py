@@ -20,7 +20,7 @@ def test_documents_follow_the_source_and_what_is_refused_waits(
     server = shared_search("opensearch")
     server.wipe()
     shop.execute("create index on shop.crates (fruit)")
-    sink = f'[sinks.find]\ntype = "opensearch"\nhosts = "{server.url}"\nprefix = "shop-"\non_data_error = "set_aside"\n'
+    sink = f'[sinks.find]\ntype = "opensearch"\nhosts = "{server.url}"\nprefix = "shop-"\non_refused = "set_aside"\n'
     configure(person, shop, MAPPING.replace("[sinks.copy]", f"{sink}[sinks.copy]"))
     run = person.start("run")
     shop.execute("insert into shop.crates values (1, 7), (2, 7)")
@@ -40,7 +40,7 @@ def test_documents_follow_the_source_and_what_is_refused_waits(
     shop.execute("update shop.fruit set name = 'fig' where id = 9")
     person.run("wait", person.run("token").out.strip())
     (letter,) = person.run("dead", "list", "--sink", "find", "--json").json
-    assert (letter["table"], letter["keys"], letter["code"]) == ("shop.fruit", ['["8"]'], "too_big")
+    assert (letter["table"], letter["keys"], letter["code"]) == ("shop.fruit", ['["8"]'], "TooBig")
     shop.execute("update shop.fruit set name = 'plum' where id = 8")
     person.run("wait", person.run("token").out.strip())
     assert person.run("dead", "retry", "find", "--all").out == "1: applied\n2: applied\n"

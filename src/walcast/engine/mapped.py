@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from typing import Self
 
 from walcast.engine.blame import blamed
@@ -23,6 +24,9 @@ from walcast.model import (
     Durability,
     Journal,
     KeepsJournal,
+    Lsn,
+    Position,
+    Refusal,
     Relation,
     RowPolicies,
     RowsRefused,
@@ -131,6 +135,8 @@ class MappedSink:
                     refusals = await blamed(self.plan, batch, refused, view, self.store)
                 if not refusals:
                     raise
+                if self.policies.data == "stop":
+                    raise self._stopped(batch, refusals[0]) from refused
                 raise RowsRefused(batch, refusals) from refused
 
     async def flush(self) -> None:
@@ -280,6 +286,17 @@ class MappedSink:
                 log.error("item_left_out", extra={"collection": item.collection, "reason": item.message})
             rest = [put for put in puts if (put.collection, put.id) not in gone]
             await self._write_page(rest, done=done)
+
+    def _stopped(self, batch: Batch, refusal: Refusal) -> TableStopped:
+        """The table whose change led to what is refused: its next changes might again."""
+        raw = next(islice(batch.raw(), refusal.place, None))
+        table = batch.relations[raw.relation].table
+        return TableStopped(
+            table,
+            refusal.message,
+            position=Position(Lsn(raw.commit_lsn), raw.ordinal),
+            hint=f"correct the row at the source, or change the mapping, then: walcast resync {table}",
+        )
 
     async def _taken(self) -> None:
         if isinstance(self.store, TakesLater):
