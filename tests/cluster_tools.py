@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,20 @@ def desired(replicas: int = 2, profile: str = "semi-sync", major: int = 18, **op
         base_port=None,
     )
     return op.on_free_ports(replace(made, durable=False))
+
+
+def port_for(count: int) -> int:
+    """The first of so many neighbouring ports that are free, where nobody looks for one by default: other clusters come up
+    beside this one, also while its servers are down."""
+    while True:
+        base = random.randrange(10_000, 32_000)
+        with ExitStack() as stack:
+            try:
+                for port in range(base, base + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return base
 
 
 @contextmanager

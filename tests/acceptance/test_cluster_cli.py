@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -10,10 +13,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
+from tests import cluster_tools as tools
 from tests.acceptance.person import Person
 
 from walcast.cluster.local import LocalCluster
 from walcast.testing import PostgresServer
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     """Somebody with a cluster of one replica, for all tests of this file."""
     base = tmp_path_factory.mktemp("operator")
     somebody = Person.at(base / "w", tmp_path_factory.getbasetemp().parent / "compiled")
-    somebody.run("cluster", "up", "--replicas", "1", timeout=120)
+    somebody.run("cluster", "up", "--replicas", "1", "--port", str(tools.port_for(2)), timeout=120)
     somebody.secrets += json.loads((folder_of(somebody) / "secrets.json").read_text()).values()
     yield somebody
     somebody.leave()
@@ -90,6 +97,7 @@ def test_what_cannot_be_is_refused_with_a_way_out(operator: Person) -> None:
     for arguments, code, message in (
         (["up", "--pg", "16"], 2, "of PostgreSQL 18"),
         (["up", "--replicas", "3"], 2, "has 1 replicas"),
+        (["up", "--archive"], 2, "made without --archive"),
         (["profile", "paranoid"], 2, "no profile 'paranoid'"),
         (["profile", "any:2"], 2, "waits for 2 replicas, there are 1"),
         (["stop", "node7"], 2, "no node 'node7'"),
@@ -107,10 +115,71 @@ def test_what_cannot_be_is_refused_with_a_way_out(operator: Person) -> None:
     operator.run("cluster", "status")
 
 
+def test_a_forced_promotion_says_what_is_lost_and_loses_that(operator: Person) -> None:
+    def rows(part: str) -> list[int]:
+        dsn = operator.run("cluster", "env", "--json").json[part]
+        with psycopg.connect(dsn) as connection:
+            return [n for (n,) in connection.execute("select n from kept order by n")]
+
+    for profile in ("sync", "remote-apply"):  # with one replica two profiles are the same settings
+        operator.run("cluster", "profile", profile)
+        assert f"profile  {profile}\n" in operator.run("cluster", "status").out
+    primary = operator.run("cluster", "env", "--json").json["PRIMARY_DSN"]
+    with psycopg.connect(primary, autocommit=True) as connection:
+        connection.execute("create table kept (n int)")
+        connection.execute("insert into kept values (0)")
+        operator.run("cluster", "profile", "async")
+        operator.run("cluster", "cut", "replica1")
+        for number in (1, 2, 3):
+            connection.execute("insert into kept values (%s)", [number])
+    said = r"lost with node1: [3-9] commits of node1 that node2 does not have \([\d,]+ bytes of WAL after 0/"
+    answer = operator.run("cluster", "promote", "replica1", "--force", "--dry-run")
+    assert re.search(said, answer.err)
+    assert "1. kill node1 (fenced: it must take no more writes)" in answer.out
+    answer = operator.run("cluster", "promote", "replica1", "--force", stdin="n\n", code=2)
+    assert "nothing was done" in answer.err
+    assert rows("PRIMARY_DSN") == [0, 1, 2, 3]
+    answer = operator.run("cluster", "promote", "replica1", "--force", "--yes")
+    assert re.search(said, answer.err)
+    assert rows("PRIMARY_DSN") == [0]
+    answer = operator.run("cluster", "start", "node1", code=3)
+    assert "what it wrote last may be its alone" in answer.error
+    operator.run("cluster", "rejoin", "node1")
+    operator.run("cluster", "switchover", "node1")
+    operator.run("cluster", "profile", "semi-sync")
+    operator.run("cluster", "status")
+    assert rows("PRIMARY_DSN") == rows("REPLICA1_DSN") == [0]
+    with psycopg.connect(primary, autocommit=True) as connection:
+        connection.execute("drop table kept")
+
+
+def test_a_new_copy_that_cannot_be_made_costs_nothing(operator: Person) -> None:
+    plan = operator.run("cluster", "rejoin", "node2", "--clone", "--dry-run").out
+    assert plan.splitlines()[0] == "  1. kill node2"
+    assert "copy node1 to node2 (base backup)" in plan
+    change = "alter role replicator password {}"
+    operator.run("cluster", "psql", "primary", "-qc", change.format("'another'"))
+    answer = operator.run("cluster", "rejoin", "node2", "--clone", code=3)
+    assert 'password authentication failed for user "replicator"' in answer.error
+    kept = json.loads((folder_of(operator) / "secrets.json").read_text())["replicator"]
+    with psycopg.connect(
+        operator.run("cluster", "env", "--json").json["PRIMARY_DSN"], user="postgres", autocommit=True
+    ) as connection:
+        connection.execute("set synchronous_commit = local")  # nobody is there to wait for
+        connection.execute(sql.SQL("alter role replicator password {}").format(kept))
+    answer = operator.run("cluster", "up")
+    assert "base backup" not in answer.err  # the old data are still good
+    operator.run("cluster", "kill", "primary")
+    answer = operator.run("cluster", "rejoin", "node2", "--clone", code=3)
+    assert "nothing to copy to node2" in answer.error
+
+
 def test_a_port_that_is_taken_is_named_and_the_cluster_can_move(operator: Person) -> None:
     operator.run("cluster", "down")
     port = LocalCluster.open(folder_of(operator)).desired.node("node2").port
-    with socket.create_server(("127.0.0.1", port)):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody has it: all the better
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
         answer = operator.run("cluster", "up", code=3)
         assert f"port {port} of node2 is taken" in answer.error
         operator.run("cluster", "up", "--new-ports")
@@ -128,6 +197,11 @@ def test_folders_that_are_not_a_clusters_are_left_alone(person: Person, tmp_path
         "precious"
     ]
     folder = folder_of(person)
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, -1)
+        assert "belongs to somebody else" in person.run("cluster", "up", code=3).error
+        assert not list(folder.iterdir())
+        os.chown(folder, 0, -1)
     (folder / "cluster.json").write_text("{")
     assert "not JSON" in person.run("cluster", "status", code=2).error
     (folder / "cluster.json").unlink()

@@ -93,7 +93,14 @@ def shell(person: Person, postgres_factory: Callable[..., PostgresServer]) -> It
     opened.leave()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+def marked(page: Path) -> object:
+    """Pages that make a cluster on its usual ports come one after the other."""
+    group = "usual-ports" if "walcast cluster" in page.read_text() else page.stem
+    return pytest.param(page, marks=pytest.mark.xdist_group(group), id=page.stem)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if commands(page)])
 def test_the_page_does_what_it_says(page: Path, shell: Shell) -> None:
     for command, expected in commands(page):
         code, said = shell.run(command)

@@ -33,8 +33,8 @@ from walcast.lab.plain import Menu
 from walcast.lab.world import World
 from walcast.model import ConfigError
 
-pytestmark = pytest.mark.xdist_group("lab")
-_PATIENCE = 40.0
+pytestmark = [pytest.mark.xdist_group("lab"), pytest.mark.timeout(300)]
+_PATIENCE = 60.0
 _CONTROLLED = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 """Makes the terminal the controlling one, so that Ctrl-C is a SIGINT."""
 
@@ -64,7 +64,9 @@ async def world(root: Path) -> AsyncIterator[tuple[World, list[tuple[str, str]]]
         await opened.settle()
 
 
-async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
+async def until(
+    holds: Callable[[], bool | Awaitable[bool]], seen: Callable[[], str] = lambda: "it did not come to pass"
+) -> None:
     deadline = time.monotonic() + _PATIENCE
     while True:
         answer = holds()
@@ -73,7 +75,7 @@ async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
                 return
         elif await answer:
             return
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, seen()
         await asyncio.sleep(0.05)
 
 
@@ -88,7 +90,7 @@ async def until(holds: Callable[[], bool | Awaitable[bool]]) -> None:
         ("sync", "waits for the last one into PRIMARY. COMMIT took"),
         ("remote-apply", "1 row STALE"),
         ("lost", "1 row LOST"),
-        ("split-brain", "refused: the primary"),
+        ("split-brain", "fenced, and sends nothing there"),
         ("read-your-writes", "with the token"),
     ],
 )
@@ -128,7 +130,7 @@ def flat(text: str) -> str:
 
 
 async def says(app: LabApp, text: str) -> None:
-    await until(lambda: text in flat(log_of(app)))
+    await until(lambda: text in flat(log_of(app)), lambda: log_of(app))
 
 
 async def type_message(pilot: Pilot[None], text: str) -> None:
@@ -349,7 +351,7 @@ def test_ctrl_c_in_the_plain_menu(terminal: Callable[..., Terminal], place: Path
                 await opened.act("cut", replica)
             lab.type("1\rnobody listens\r")
             await asyncio.to_thread(lab.says, "nobody listens")
-            await until(lambda: _waits(place))
+            await until(lambda: _waits(place), lambda: lab.text)
             lab.type("\x03")
             await asyncio.to_thread(lab.says, "the row IS committed at the primary")
 

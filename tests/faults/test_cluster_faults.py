@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests import cluster_tools as tools
 
+from walcast.app.cluster import logs, recreate
 from walcast.cluster import operations as op
 from walcast.cluster.guarantee import guarantee
 from walcast.cluster.local import LocalCluster
 from walcast.cluster.observed import Observed
-from walcast.cluster.steps import Discard
 from walcast.postgres.local.controlfile import read_control
 from walcast.postgres.local.instance import Instance
 
@@ -75,25 +75,85 @@ async def test_a_replica_whose_disk_is_full_says_so_and_holds_up_nobody(
         cluster.instance("node2").kill()
 
 
+async def lose_wal(cluster: LocalCluster) -> None:
+    """The primary lets go of WAL that node2, which is stopped, has not got."""
+    await cluster.sessions.rows("node1", "alter system set max_slot_wal_keep_size = '16MB'")
+    await cluster.sessions.rows("node1", "select pg_reload_conf()")
+    for _ in range(4):
+        await cluster.sessions.rows(
+            "node1", "select pg_switch_wal() from (select pg_logical_emit_message(false, '', 'x')) x"
+        )
+    await cluster.sessions.rows("node1", "checkpoint")
+
+
 async def test_wal_that_is_gone_is_named_and_a_new_copy_mends_it() -> None:
     with tools.folder() as folder:
         async with tools.running(folder, tools.desired(replicas=1, profile="async")) as cluster:
             await cluster.change(lambda desired: op.stopped(desired, "node2"))
-            await cluster.sessions.rows("node1", "alter system set max_slot_wal_keep_size = '16MB'")
-            await cluster.sessions.rows("node1", "select pg_reload_conf()")
-            for _ in range(4):
-                await cluster.sessions.rows(
-                    "node1", "select pg_switch_wal() from (select pg_logical_emit_message(false, '', 'x')) x"
-                )
-            await cluster.sessions.rows("node1", "checkpoint")
+            await lose_wal(cluster)
             observed = await cluster.observe()
             assert any("lost" in warning for warning in guarantee(observed).warnings)
             plan = await cluster.change(lambda desired: op.started(desired, "node2"))
             assert "the WAL that node2 needs is gone" in plan.blocked[0].why
             assert "rejoin node2 --clone" in plan.blocked[0].hint
-            await cluster.apply((Discard("node2"),))
-            await cluster.converge()
+            await recreate(cluster, "node2", None)
             await tools.settled(cluster)
+
+
+async def test_an_archive_has_the_wal_that_the_primary_has_no_more() -> None:
+    with tools.folder() as folder:
+        wanted = tools.desired(replicas=1, profile="async", archive=True)
+        async with tools.running(folder, wanted) as cluster:
+            tools.write(cluster, 5)
+            await cluster.change(lambda desired: op.stopped(desired, "node2"))
+            copied = cluster.instance("node2").data.stat().st_ino
+            tools.write(cluster, 5, start=5)
+            await lose_wal(cluster)
+            assert any("lost" in warning for warning in guarantee(await cluster.observe()).warnings)
+            await cluster.change(lambda desired: op.started(desired, "node2"))
+            await tools.settled(cluster)
+            await until(cluster, lambda seen: seen.behind(seen.node("node2")) == 0)
+            assert tools.rows(cluster, "node2") == list(range(10))
+            assert cluster.instance("node2").data.stat().st_ino == copied  # no new copy
+
+
+async def test_an_archive_that_takes_nothing_is_shown() -> None:
+    with tools.folder() as folder:
+        wanted = tools.desired(replicas=0, profile="async", archive=True)
+        async with tools.running(folder, wanted) as cluster:
+            (folder / "archive").rename(folder / "elsewhere")
+            tools.write(cluster, 1)
+            await cluster.sessions.rows("node1", "select pg_switch_wal()")
+            await until(
+                cluster,
+                lambda seen: any("archive takes no WAL" in warning for warning in guarantee(seen).warnings),
+            )
+
+
+async def test_a_replica_far_behind_has_everything_once_it_is_promoted() -> None:
+    with tools.folder() as folder:
+        async with tools.running(folder, tools.desired(replicas=1, profile="semi-sync")) as cluster:
+            await cluster.change(lambda desired: op.paused(desired, "node2"))
+            with tools.connect(cluster, "node1") as connection:
+                connection.execute("create table bulk (t text)")
+                connection.execute("insert into bulk select repeat('x', 800) from generate_series(1, 30000)")
+            observed = await cluster.observe()
+            assert (observed.behind(observed.nodes[1]) or 0) > 20_000_000
+            cluster.instance("node1").kill()
+            await cluster.change(lambda desired: op.promoted(desired, "node2"))
+            assert tools.ask(cluster, "node2", "select count(*) from bulk") == [(30000,)]
+
+
+async def test_logs_are_in_one_order_wherever_the_operator_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TZ", "PGTZ"):
+        monkeypatch.setenv(name, "Asia/Kathmandu")
+    with tools.folder() as folder:
+        async with tools.running(folder, tools.desired(replicas=1, profile="async")) as cluster:
+            found = logs(cluster, ["node1", "node2"], 200)
+    stamps = [line[:27] for _, line in found if line.startswith("20")]
+    assert stamps == sorted(stamps)
+    assert all(stamp.endswith(" UTC") for stamp in stamps)
+    assert {name for name, _ in found} == {"node1", "node2"}
 
 
 async def test_data_of_another_cluster_are_recognised_and_left_alone() -> None:
@@ -108,8 +168,7 @@ async def test_data_of_another_cluster_are_recognised_and_left_alone() -> None:
             plan = await cluster.change(lambda desired: op.started(desired, "node2"))
             assert "another cluster" in plan.blocked[0].why
             assert read_control(one / "node2" / "data") == theirs
-            await cluster.apply((Discard("node2"),))
-            await cluster.converge()
+            await recreate(cluster, "node2", None)
             await tools.settled(cluster)
 
 

@@ -11,7 +11,7 @@ import pytest
 from walcast.cluster import operations as op
 from walcast.cluster.conf import configuration
 from walcast.cluster.desired import Desired, NodeSpec, slot_name
-from walcast.cluster.observed import Facts, Files, Node, Observed, SlotState, Stream
+from walcast.cluster.observed import Facts, Files, LinkState, Node, Observed, SlotState, Stream
 from walcast.cluster.planning import PlanRefused, plan
 from walcast.cluster.profiles import BUILTIN, in_force, parse
 from walcast.model import ConfigError, Lsn
@@ -101,6 +101,37 @@ def test_a_birth_begins_with_the_primary_and_slots_come_before_copies() -> None:
     assert done.count("Clone node3") == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "link", "message"),
+    [
+        ({"settings": {"recovery_min_apply_delay": "60000"}}, None, "is delayed"),
+        ({}, LinkState("node2", 1, 1, 1, "cut", 0), "does not stream"),
+    ],
+)
+def test_a_handover_to_a_replica_that_is_held_up_is_refused(
+    changes: dict[str, Any], link: LinkState | None, message: str
+) -> None:
+    desired = op.switched_over(wanted(), "node2")
+    new = node(wanted(), "node2", facts=facts(wanted(), "node2", primary=False, **changes))
+    with pytest.raises(PlanRefused, match=message):
+        plan(desired, seen(wanted(), new, links=(link,) if link else ()), ROOT)
+
+
+def test_a_paused_replica_goes_on_before_it_takes_over() -> None:
+    desired = op.switched_over(op.paused(wanted(), "node2"), "node2")
+    new = node(wanted(), "node2", facts=facts(wanted(), "node2", primary=False, replay_paused=True))
+    assert steps(desired, seen(wanted(), new))[:3] == ["Replay node2", "Stop node1", "Promote node2"]
+    assert not desired.node("node2").replay_paused
+
+
+def test_nothing_is_thrown_away_while_there_is_nobody_to_copy_from() -> None:
+    desired = op.rejoined(op.stopped(wanted(primary="node2"), "node2"), "node1")
+    old, new = node(wanted(), "node1", "down"), node(desired, "node2", "down")
+    made = plan(desired, seen(desired, old, new, history=HISTORY_2), ROOT)
+    assert "node2 is stopped" in made.blocked[0].why
+    assert not [step for step in made.steps if step.node == "node1"]
+
+
 def test_a_torn_rewind_is_copied_anew() -> None:
     desired = wanted()
     torn = node(desired, "node2", "down")
@@ -174,6 +205,13 @@ def test_lost_wal_asks_for_a_new_copy() -> None:
     )
     made = plan(desired, seen(desired, node(desired, "node1", facts=replace(said, slots=slots))), ROOT)
     assert "--clone" in made.blocked[0].hint
+    archived = replace(desired, archive=True)
+    made = plan(archived, seen(archived, node(archived, "node1", facts=replace(said, slots=slots))), ROOT)
+    assert not made.blocked
+    assert [str(step) for step in made.steps if "slot" in str(step)] == [
+        "drop slot walcast_node3 on node1",
+        "create slot walcast_node3 on node1",
+    ]
 
 
 @pytest.mark.parametrize("name", [*BUILTIN, "first-2", "any:2:remote_write", "first:1:remote_apply"])

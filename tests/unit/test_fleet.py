@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from walcast.cluster.routing.choose import Held, Want, for_read
 from walcast.cluster.routing.fleet import Fleet, Role
 from walcast.model import Lsn, OperatorError, SplitBrain, TimelineHistory, Token, WriteLost
-from walcast.postgres.standing import Standing
+from walcast.postgres.standing import Standing, waiting
 
 
 def primary(lsn: int, timeline: int = 1, system: int = 7) -> Standing:
@@ -94,6 +95,27 @@ def test_a_new_connection_that_was_overtaken_is_not_taken_for_a_restart(told: To
     life = told.fleet.note(told.b, standby(900), time.monotonic(), joined=joined)
     assert life == told.lives[told.b]
     assert told.b.mark.lsn == 950
+
+
+def test_a_server_that_can_wait_is_asked_to_and_believed_by_where_it_then_stands(told: Told) -> None:
+    """WAIT FOR LSN, as PostgreSQL 19 documents it: no server of that version has been at hand."""
+    for node in (told.b, told.c):
+        node.version = 190000
+    until = time.monotonic() + 60
+    choice = for_read(told.fleet, Want(token(950), until, until))
+    step = choice.send(None)
+    assert step.do == "take"
+    assert step.node is not None
+    held = Held(step.node, None, told.lives[step.node])
+    step = choice.send(held)
+    assert (step.do, step.token) == ("wait", token(950))
+    assert 0 < step.seconds <= 60
+    told.says(held.node, standby(960))
+    with pytest.raises(StopIteration) as found:
+        choice.send(held)
+    assert found.value.value is held
+    command = waiting(Lsn(950), 0.25).as_string(None)
+    assert command == "wait for lsn '0/3B6' with (timeout '250ms', no_throw)"
 
 
 def test_an_old_primary_is_fenced_when_a_later_timeline_has_been_seen(told: Told) -> None:

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from walcast.cluster import attached
 from walcast.cluster import operations as op
+from walcast.cluster.apply import PortTaken
 from walcast.cluster.attached import AttachedCluster
 from walcast.cluster.desired import Desired
 from walcast.cluster.directory import ATTACHED, Directory, default_folder
@@ -25,7 +26,7 @@ from walcast.cluster.planning import plan
 from walcast.cluster.profiles import Profile, in_force, parse
 from walcast.cluster.prove import Report, prove
 from walcast.cluster.prove.scenarios import SCENARIOS, Scenario
-from walcast.cluster.steps import Blocked, Discard, Kill, Plan
+from walcast.cluster.steps import Blocked, Kill, Plan
 from walcast.model import ConfigError, OperatorError
 from walcast.postgres.local.binaries import NEWEST, Binaries, at, find, tool
 
@@ -107,17 +108,26 @@ async def up(
     on_step: OnStep | None,
 ) -> tuple[View, Plan]:
     """Makes a cluster, or has one that is there running as it was. Raises ConfigError, OperatorError."""
-    if not Directory(folder).exists and not is_attached(folder):
+    newborn = not Directory(folder).exists and not is_attached(folder)
+    if newborn:
         LocalCluster.create(folder, _newborn(replicas, profile, pg, base_port, tls, archive))
     async with opened(folder) as cluster:
-        _unchanged(cluster, pg, replicas)
+        _unchanged(cluster, pg, replicas, base_port, tls, archive)
 
         def wanted(desired: Desired) -> Desired:
-            down = [node.name for node in desired.nodes if cluster.instance(node.name).pid is None]
-            made = op.all_running(op.new_ports(desired, down) if move_ports else desired)
+            made = op.all_running(op.new_ports(desired, down(desired)) if move_ports else desired)
             return op.with_profile(made, parse(profile)) if profile else made
 
-        done = await cluster.change(wanted, on_step)
+        def down(desired: Desired) -> list[str]:
+            return [node.name for node in desired.nodes if cluster.instance(node.name).pid is None]
+
+        try:
+            done = await cluster.change(wanted, on_step)
+        except PortTaken:
+            if not newborn or base_port is not None:
+                raise
+            # free when they were chosen; nobody knows them yet
+            done = await cluster.change(lambda desired: op.on_free_ports(desired, down(desired)), on_step)
         return await view(cluster), done
 
 
@@ -146,7 +156,14 @@ def _newborn(
     )
 
 
-def _unchanged(cluster: LocalCluster, pg: str | None, replicas: int | None) -> None:
+def _unchanged(
+    cluster: LocalCluster,
+    pg: str | None,
+    replicas: int | None,
+    base_port: int | None,
+    tls: bool | None,
+    archive: bool,
+) -> None:
     """What a cluster was made with cannot be changed by `up`."""
     if pg is not None and programs(pg).major != cluster.desired.major:
         raise ConfigError(
@@ -158,6 +175,18 @@ def _unchanged(cluster: LocalCluster, pg: str | None, replicas: int | None) -> N
             f"the cluster in {cluster.directory.root} has {len(cluster.desired.replicas)} replicas",
             hint="walcast cluster add, walcast cluster remove",
         )
+    made = cluster.desired
+    for option, other in (
+        ("--port", base_port is not None and base_port not in (node.port for node in made.nodes)),
+        ("--tls", tls is True and not made.tls),
+        ("--no-tls", tls is False and made.tls),
+        ("--archive", archive and not made.archive),
+    ):
+        if other:
+            raise ConfigError(
+                f"the cluster in {cluster.directory.root} was made without {option}",
+                hint="another --dir makes another cluster; walcast cluster destroy removes this one",
+            )
 
 
 def plan_of_birth(
@@ -185,6 +214,7 @@ async def planned(folder: Path, change: Callable[[Desired], Desired]) -> Plan:
 async def view(cluster: LocalCluster) -> View:
     """Looks once."""
     observed = await cluster.observe()
+    now = _as_named(cluster.desired, observed, guarantee(observed))
     lags = {node.name: lag(observed, node) for node in observed.nodes if node.role == "replica"}
     try:
         todo = plan(cluster.desired, observed, cluster.directory.root)
@@ -195,12 +225,20 @@ async def view(cluster: LocalCluster) -> View:
         cluster.binaries.version,
         cluster.desired,
         observed,
-        guarantee(observed),
+        now,
         lags,
         waits_for(observed),
         todo,
-        _advice(cluster.desired, observed, guarantee(observed)),
+        _advice(cluster.desired, observed, now),
     )
+
+
+def _as_named(desired: Desired, observed: Observed, now: Guarantee) -> Guarantee:
+    """By the name that was wanted, where settings have several: with one replica sync is semi-sync."""
+    facts = observed.primary.facts if observed.primary is not None else None
+    wanted = desired.profile.settings([node.name for node in desired.replicas])
+    same = facts is not None and all(facts.settings.get(name) == value for name, value in wanted.items())
+    return replace(now, profile=desired.profile.name) if same else now
 
 
 async def profile_in_use(folder: Path) -> tuple[Profile, tuple[str, ...]]:
@@ -262,6 +300,8 @@ def _advice(desired: Desired, observed: Observed, now: Guarantee) -> str:
         return ""
     if all(node.life == "down" for node in observed.nodes):
         return "walcast cluster up"
+    if any(node.life == "up" and node.facts is None for node in observed.nodes):
+        return "see why in the table, and walcast cluster logs"
     ranking = op.most_advanced(observed)
     text = f"walcast cluster start {desired.primary} brings it back"
     return text + (f"; walcast cluster promote {ranking[0][0]} goes on without it" if ranking else "")
@@ -276,8 +316,26 @@ async def kill(cluster: LocalCluster, name: str, on_step: OnStep | None) -> None
 async def recreate(cluster: LocalCluster, name: str, on_step: OnStep | None) -> Plan:
     """A replica anew, from a base backup."""
     op.rejoined(cluster.desired, name)  # refuses the primary
-    await cluster.apply((Discard(name),), on_step)
+    primary = (await cluster.observe()).node(cluster.desired.primary)
+    if primary is None or not primary.writable:
+        raise OperatorError(
+            f"{cluster.desired.primary} does not take writes: there is nothing to copy to {name}",
+            hint=f"walcast cluster start {cluster.desired.primary}; or, if it is gone, let another take over",
+        )
+    await cluster.apply((await plan_of_recreation(cluster, name)).steps, on_step)
     return await cluster.change(lambda desired: op.started(desired, name), on_step)
+
+
+async def plan_of_recreation(cluster: LocalCluster, name: str) -> Plan:
+    """What `recreate` would do."""
+    wanted = op.started(op.rejoined(cluster.desired, name), name)
+    observed = await cluster.observe()
+    emptied = tuple(
+        replace(node, life="down", facts=None, files=None) if node.name == name else node
+        for node in observed.nodes
+    )
+    made = plan(wanted, replace(observed, nodes=emptied), cluster.directory.root)
+    return replace(made, steps=(Kill(name), *made.steps))
 
 
 async def promote(cluster: LocalCluster, name: str, *, force: bool, on_step: OnStep | None) -> Plan:
@@ -328,10 +386,13 @@ async def destroy(folder: Path, on_step: OnStep | None) -> None:
         with cluster.directory.locked():
             for node in cluster.desired.nodes:
                 instance = cluster.instance(node.name)
-                if instance.pid is not None:
-                    if on_step is not None:
-                        on_step(Kill(node.name), False)
-                    instance.kill()
+                if instance.pid is None:
+                    continue
+                if on_step is not None:
+                    on_step(Kill(node.name), False)
+                instance.kill()
+                if on_step is not None:
+                    on_step(Kill(node.name), True)
             cluster.end_links()
             cluster.directory.destroy()
 

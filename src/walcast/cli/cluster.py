@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
 from walcast.app import cluster as work
 from walcast.app import logs
+from walcast.cli import cluster_nodes, output
 from walcast.cli import cluster_view as show
-from walcast.cli import output
+from walcast.cli.cluster_change import change_cluster, dir_option, dry_run_option, progress, say
 from walcast.cli.hiding import hide_argument
 from walcast.cli.main import Context, command
 from walcast.cluster import operations as op
 from walcast.cluster.attached import AttachedCluster
-from walcast.cluster.desired import Desired
 from walcast.cluster.directory import Directory
-from walcast.cluster.local import OnStep
 from walcast.cluster.profiles import parse
 from walcast.cluster.prove.scenarios import Scenario
-from walcast.cluster.steps import Plan, Step
-from walcast.model import ConfigError
-
-_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0}
-
-
-def dir_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "-d",
-        "--dir",
-        "folder",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar="WALCAST_CLUSTER_DIR",
-        help="The cluster's folder [~/.local/state/walcast/cluster; WALCAST_CLUSTER_DIR].",
-    )(function)
-
-
-def dry_run_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")(function)
 
 
 @click.group("cluster")
@@ -93,7 +69,7 @@ async def cluster_up(
         return show.plan(context, await work.planned(where, op.all_running))
     if dry_run:
         return show.plan(context, work.plan_of_birth(where, replicas, profile, pg, port, tls, archive))
-    with _progress(context) as on_step:
+    with progress(context) as on_step:
         view, plan = await work.up(
             where,
             replicas=replicas,
@@ -106,7 +82,7 @@ async def cluster_up(
             on_step=on_step,
         )
     show.status(context, view)
-    return show.blocked(plan)
+    return show.blocked(context, plan)
 
 
 @cluster_command.command("attach")
@@ -134,7 +110,7 @@ async def cluster_attach(
 async def cluster_detach(context: Context, folder: Path | None) -> None:
     """Forget attached servers; they go on as they are."""
     AttachedCluster.open(work.folder_of(folder)).detach()
-    _said(context, "servers", "are detached")
+    say(context, "servers", "are detached")
 
 
 @cluster_command.command("down")
@@ -143,7 +119,7 @@ async def cluster_detach(context: Context, folder: Path | None) -> None:
 @command
 async def cluster_down(context: Context, folder: Path | None, dry_run: bool) -> int:
     """Stop every node cleanly; the data stay."""
-    return await _change(context, folder, op.all_stopped, dry_run, "stopped")
+    return await change_cluster(context, folder, op.all_stopped, dry_run, "stopped")
 
 
 @cluster_command.command("destroy")
@@ -156,7 +132,7 @@ async def cluster_destroy(context: Context, folder: Path | None, yes: bool) -> N
     Directory(where).read()
     if not yes:
         click.confirm(f"Remove the cluster in {where} with all its data?", abort=True, err=True)
-    with _progress(context) as on_step:
+    with progress(context) as on_step:
         await work.destroy(where, on_step)
     output.print_json({"destroyed": str(where)}) if context.as_json else click.echo(f"removed {where}")
 
@@ -198,8 +174,8 @@ async def cluster_profile(context: Context, profile: str | None, folder: Path | 
     if work.is_attached(where):
         async with AttachedCluster.open(where) as servers:
             await servers.set_profile(wanted)
-        return _said(context, "cluster", f"profile {wanted.name}")
-    return await _change(
+        return say(context, "cluster", f"profile {wanted.name}")
+    return await change_cluster(
         context, folder, lambda desired: op.with_profile(desired, wanted), dry_run, f"profile {wanted.name}"
     )
 
@@ -227,202 +203,6 @@ async def cluster_prove(
     report = await work.proof(profile, replicas, pg, only, tell)
     show.proof(context, report)
     return output.OK if report.proved else output.FATAL
-
-
-@cluster_command.command("start")
-@click.argument("node")
-@dir_option
-@dry_run_option
-@command
-async def cluster_start(context: Context, node: str, folder: Path | None, dry_run: bool) -> int:
-    """Start NODE, also one that was killed. An old primary that has diverged is not started: it has to rejoin."""
-    return await _change_node(context, folder, node, op.started, dry_run, "is up")
-
-
-@cluster_command.command("stop")
-@click.argument("node")
-@dir_option
-@dry_run_option
-@command
-async def cluster_stop(context: Context, node: str, folder: Path | None, dry_run: bool) -> int:
-    """Stop NODE cleanly; it stays down until it is started."""
-    return await _change_node(context, folder, node, op.stopped, dry_run, "is stopped")
-
-
-@cluster_command.command("kill")
-@click.argument("node")
-@dir_option
-@command
-async def cluster_kill(context: Context, node: str, folder: Path | None) -> int:
-    """Crash NODE: kill -9 of all its processes. It stays down until it is started."""
-    async with work.opened(work.folder_of(folder)) as cluster:
-        name = op.name_of(cluster.desired, node)
-        with _progress(context) as on_step:
-            await work.kill(cluster, name, on_step)
-    return _said(context, name, "is killed")
-
-
-@cluster_command.command("pause")
-@click.argument("node")
-@click.option(
-    "--freeze", is_flag=True, help="Freeze all its processes instead: it hangs, its connections stay open."
-)
-@dir_option
-@dry_run_option
-@command
-async def cluster_pause(context: Context, node: str, freeze: bool, folder: Path | None, dry_run: bool) -> int:
-    """Pause replay at NODE: it goes on receiving WAL and does not apply it."""
-    if work.is_attached(work.folder_of(folder)) and not freeze:
-        return await _replay_attached(context, folder, node, paused=True)
-    return await _change_node(
-        context,
-        folder,
-        node,
-        lambda desired, name: op.paused(desired, name, freeze=freeze),
-        dry_run,
-        "is frozen" if freeze else "has its replay paused",
-    )
-
-
-@cluster_command.command("resume")
-@click.argument("node")
-@dir_option
-@dry_run_option
-@command
-async def cluster_resume(context: Context, node: str, folder: Path | None, dry_run: bool) -> int:
-    """Undo pause, freeze, delay and cut at NODE; of the primary: the network of every replica."""
-    if work.is_attached(work.folder_of(folder)):
-        return await _replay_attached(context, folder, node, paused=False)
-    return await _change_node(context, folder, node, op.resumed, dry_run, "goes on")
-
-
-@cluster_command.command("delay")
-@click.argument("node")
-@click.argument("time")
-@click.option(
-    "--apply", "at_replay", is_flag=True, help="Delay the replay instead (recovery_min_apply_delay)."
-)
-@dir_option
-@dry_run_option
-@command
-async def cluster_delay(
-    context: Context, node: str, time: str, at_replay: bool, folder: Path | None, dry_run: bool
-) -> int:
-    """Delay the network between NODE and the primary by TIME (100ms, 2s), in each direction."""
-    seconds = _seconds(time)
-    change = op.apply_delayed if at_replay else lambda desired, name, s: op.linked(desired, name, "delay", s)
-    return await _change_node(
-        context,
-        folder,
-        node,
-        lambda desired, name: change(desired, name, seconds),
-        dry_run,
-        f"is delayed by {time}",
-    )
-
-
-@cluster_command.command("cut")
-@click.argument("node")
-@click.option("--reset", is_flag=True, help="Connections are reset and refused; otherwise nothing is said.")
-@dir_option
-@dry_run_option
-@command
-async def cluster_cut(context: Context, node: str, reset: bool, folder: Path | None, dry_run: bool) -> int:
-    """Cut the network between NODE and the primary; of the primary: to every replica. `resume` mends it."""
-    return await _change_node(
-        context,
-        folder,
-        node,
-        lambda desired, name: op.linked(desired, name, "refuse" if reset else "cut"),
-        dry_run,
-        "is cut off",
-    )
-
-
-@cluster_command.command("switchover")
-@click.argument("node")
-@dir_option
-@dry_run_option
-@command
-async def cluster_switchover(context: Context, node: str, folder: Path | None, dry_run: bool) -> int:
-    """Make NODE the primary and lose nothing: the old primary stops, NODE gets its last word, then takes over."""
-    return await _change_node(context, folder, node, op.switched_over, dry_run, "is the primary")
-
-
-@cluster_command.command("promote")
-@click.argument("node")
-@click.option("--force", is_flag=True, help="Also when that loses commits: the old primary is killed first.")
-@click.option("--yes", is_flag=True, help="Do not ask with --force.")
-@dir_option
-@dry_run_option
-@command
-async def cluster_promote(
-    context: Context, node: str, force: bool, yes: bool, folder: Path | None, dry_run: bool
-) -> int:
-    """Make NODE the primary because the old one is gone. Says what is lost.
-
-    Refuses when another replica has more, or the primary is alive. The old primary is fenced: it comes back as a replica,
-    by `walcast cluster rejoin`.
-    """
-    where = work.folder_of(folder)
-    async with work.opened(where) as cluster:
-        name = op.name_of(cluster.desired, node)
-        op.check_promotion(cluster.desired, await cluster.observe(), name, force=force)
-        if dry_run:
-            return show.plan(context, await cluster.plan(op.promoted(cluster.desired, name)))
-        loss = await work.loss(cluster, name)
-        old = cluster.desired.primary
-        click.echo(f"lost with {old}: {loss or 'what it had last is not known'}", err=True)
-        if force and not yes and (loss is None or loss.commits):
-            click.confirm(f"Promote {name} all the same?", abort=True, err=True)
-        with _progress(context) as on_step:
-            plan = await work.promote(cluster, name, force=force, on_step=on_step)
-    _said(context, name, "is the primary")
-    return show.blocked(plan)
-
-
-@cluster_command.command("rejoin")
-@click.argument("node")
-@click.option("--clone", is_flag=True, help="By a new base backup, whatever state its data are in.")
-@dir_option
-@dry_run_option
-@command
-async def cluster_rejoin(context: Context, node: str, clone: bool, folder: Path | None, dry_run: bool) -> int:
-    """Make NODE a replica again: an old primary, or a broken replica. What only it has is thrown away.
-
-    By pg_rewind where that is possible, else by a new base backup.
-    """
-    if not clone or dry_run:
-        return await _change_node(context, folder, node, op.rejoined, dry_run, "follows the primary")
-    async with work.opened(work.folder_of(folder)) as cluster:
-        name = op.name_of(cluster.desired, node)
-        with _progress(context) as on_step:
-            plan = await work.recreate(cluster, name, on_step)
-    _said(context, name, "follows the primary")
-    return show.blocked(plan)
-
-
-@cluster_command.command("add")
-@click.option("--count", type=click.IntRange(1, 9), default=1, help="How many [1].")
-@dir_option
-@dry_run_option
-@command
-async def cluster_add(context: Context, count: int, folder: Path | None, dry_run: bool) -> int:
-    """Add replicas."""
-    return await _change(context, folder, lambda desired: op.added(desired, count), dry_run, "added")
-
-
-@cluster_command.command("remove")
-@click.argument("node")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@dir_option
-@dry_run_option
-@command
-async def cluster_remove(context: Context, node: str, yes: bool, folder: Path | None, dry_run: bool) -> int:
-    """Remove a replica with its data and its slot."""
-    if not yes and not dry_run:
-        click.confirm(f"Remove {node} with its data?", abort=True, err=True)
-    return await _change_node(context, folder, node, op.removed, dry_run, "is removed")
 
 
 @cluster_command.command("logs")
@@ -488,72 +268,5 @@ async def cluster_psql(context: Context, node: str, arguments: tuple[str, ...], 
     os.execve(program[0], program, environment)
 
 
-async def _replay_attached(context: Context, folder: Path | None, node: str, *, paused: bool) -> int:
-    async with AttachedCluster.open(work.folder_of(folder)) as servers:
-        await servers.replay(node, paused=paused)
-    return _said(context, node, "has its replay paused" if paused else "goes on")
-
-
-async def _change_node(
-    context: Context,
-    folder: Path | None,
-    node: str,
-    change: Callable[[Desired, str], Desired],
-    dry_run: bool,
-    said: str,
-) -> int:
-    where = work.folder_of(folder)
-    name = op.name_of(Directory(where).read(), node)
-    return await _change(context, folder, lambda desired: change(desired, name), dry_run, said, name)
-
-
-async def _change(
-    context: Context,
-    folder: Path | None,
-    change: Callable[[Desired], Desired],
-    dry_run: bool,
-    said: str,
-    name: str = "cluster",
-) -> int:
-    where = work.folder_of(folder)
-    if dry_run:
-        return show.plan(context, await work.planned(where, change))
-    async with work.opened(where) as cluster:
-        with _progress(context) as on_step:
-            plan: Plan = await cluster.change(change, on_step)
-    code = show.blocked(plan)
-    if not code:
-        _said(context, name, said)
-    return code
-
-
-def _said(context: Context, name: str, said: str) -> int:
-    output.print_json({"node": name, "state": said}) if context.as_json else click.echo(f"{name}: {said}")
-    return output.OK
-
-
-@contextlib.contextmanager
-def _progress(context: Context) -> Iterator[OnStep]:
-    """Each step with its time, on standard error."""
-    begun = 0.0
-    live = sys.stderr.isatty()
-
-    def on_step(step: Step, done: bool) -> None:
-        nonlocal begun
-        if not done:
-            begun = time.monotonic()
-            if live:
-                click.echo(f"  {step} ...", err=True, nl=False)
-            return
-        text = f"  {step}  {output.human_seconds(time.monotonic() - begun)}"
-        click.echo(("\r\x1b[K" if live else "") + text, err=True)
-
-    yield on_step
-
-
-def _seconds(text: str) -> float:
-    for unit, factor in _UNITS.items():
-        number = text.removesuffix(unit)
-        if number != text and number.replace(".", "", 1).isdigit():
-            return float(number) * factor
-    raise ConfigError(f"{text!r} is not a time", hint="such as 100ms, 2s, 1min")
+for each in cluster_nodes.COMMANDS:
+    cluster_command.add_command(each)

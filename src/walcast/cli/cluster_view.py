@@ -11,7 +11,7 @@ from walcast.app.cluster import View
 from walcast.cli import output
 from walcast.cli.main import Context
 from walcast.cluster.attached import parts
-from walcast.cluster.desired import Desired, NodeSpec
+from walcast.cluster.desired import Desired, NodeSpec, slot_name
 from walcast.cluster.guarantee import Lag
 from walcast.cluster.observed import Node
 from walcast.cluster.profiles import BUILTIN, Profile
@@ -75,18 +75,18 @@ def plan(context: Context, made: Plan) -> int:
     if context.as_json:
         steps = [{"step": type(step).__name__, **output.jsonable(step)} for step in made.steps]
         output.print_json({"steps": steps, "blocked": made.blocked})
-        return output.OK
+        return output.OPERATOR if made.blocked else output.OK
     for number, step in enumerate(made.steps, 1):
         click.echo(f"{number:>3}. {step}")
     if not made.steps:
         click.echo("nothing to do")
-    return blocked(made)
+    return blocked(context, made)
 
 
-def blocked(made: Plan) -> int:
+def blocked(context: Context, made: Plan) -> int:
     """Prints what needs a person; the exit code."""
     for stuck in made.blocked:
-        output.print_error(OperatorError(stuck.why, hint=stuck.hint))
+        output.print_error(OperatorError(stuck.why, hint=stuck.hint), as_json=context.as_json)
     return output.OPERATOR if made.blocked else output.OK
 
 
@@ -163,7 +163,9 @@ def _line(view: View, node: Node) -> tuple[object, ...]:
     primary = view.observed.primary
     facts = primary.facts if primary is not None else None
     stream = facts.stream(node.name) if facts is not None else None
-    slot = facts.slot(f"walcast_{node.name}") if facts is not None else None
+    slot = (
+        facts.slot((stream.slot if stream else None) or slot_name(node.name)) if facts is not None else None
+    )
     lag = view.lags.get(node.name)
     return (
         node.name,
@@ -198,7 +200,7 @@ def _state(node: Node, stream: str | None) -> str:
         return "no answer"
     if not node.facts.in_recovery:
         return "running"
-    return stream or "not connected"
+    return stream or ("not connected" if node.facts.receiver is None else "connected")
 
 
 def _lag(lag: Lag | None) -> str | None:

@@ -14,7 +14,7 @@ import click
 from walcast.app import cluster as work
 from walcast.app import logs
 from walcast.cli import output
-from walcast.cli.cluster import dir_option
+from walcast.cli.cluster_change import dir_option
 from walcast.cli.main import Context, command
 from walcast.cluster.directory import Directory
 from walcast.cluster.local import LocalCluster

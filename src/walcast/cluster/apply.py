@@ -27,6 +27,7 @@ from walcast.postgres.local.cache import give_away
 from walcast.postgres.local.controlfile import read_control
 from walcast.postgres.local.datadir import run_initdb
 from walcast.postgres.local.instance import Instance
+from walcast.postgres.local.server import StartFailed
 from walcast.postgres.local.task import run_task
 from walcast.postgres.local.tls import make_certificates
 
@@ -45,6 +46,10 @@ _REWIND_RIGHTS: Final = (
 
 class NotStreaming(RetryableError):
     """A replica was started and does not follow the primary."""
+
+
+class PortTaken(OperatorError):
+    """Another program has a node's port."""
 
 
 class Applier:
@@ -67,9 +72,9 @@ class Applier:
             s.DropSlot: self._drop_slot,
             s.Clone: self._clone,
             s.Rewind: self._rewind,
-            s.Discard: self._discard,
             s.Remove: self._remove,
             s.Demote: self._demote,
+            s.Unfence: self._unfence,
             s.Promote: self._promote,
             s.AwaitStreaming: self._await_streaming,
             s.Replay: self._replay,
@@ -157,12 +162,18 @@ class Applier:
 
     async def _start(self, step: s.Start) -> None:
         instance, port = self.instance(step.node), self.desired.node(step.node).port
+        taken = PortTaken(
+            f"port {port} of {step.node} is taken by another program",
+            hint="stop it, or let the cluster move to free ports: walcast cluster up --new-ports",
+        )
         if instance.life == "down" and _taken(port):
-            raise OperatorError(
-                f"port {port} of {step.node} is taken by another program",
-                hint="stop it, or let the cluster move to free ports: walcast cluster up --new-ports",
-            )
-        await asyncio.to_thread(instance.start)
+            raise taken
+        try:
+            await asyncio.to_thread(instance.start)
+        except StartFailed:
+            if instance.life == "down" and _taken(port):  # somebody was quicker
+                raise taken from None
+            raise
 
     async def _stop(self, step: s.Stop) -> None:
         if step.ready:
@@ -183,7 +194,8 @@ class Applier:
     async def _clone(self, step: s.Clone) -> None:
         folder = self.directory.make_node(step.node)
         making, data = folder / "data.new", folder / "data"
-        await run_task(["/bin/rm", "-rf", str(making)], folder)
+        left = [making, *folder.glob("*.gone-*")]  # by one that was killed
+        await run_task(["/bin/rm", "-rf", *map(str, left)], folder)
         spec = self.desired.node(step.node)
         source = upstream(self.desired, spec, self.directory.root, application="walcast:clone")
         if self.desired.tls:  # its own libpq may have none
@@ -228,19 +240,17 @@ class Applier:
         _signal_file(data)
         (folder / TORN).unlink()
 
-    async def _discard(self, step: s.Discard) -> None:
-        await asyncio.to_thread(self.instance(step.node).kill)
-        folder = self.directory.node(step.node)
-        (folder / TORN).touch()  # from here on what lies there is nobody's
-        await run_task(["/bin/rm", "-rf", str(folder / "data"), str(folder / "data.new")], folder)
-        (folder / TORN).unlink()
-
     async def _remove(self, step: s.Remove) -> None:
         await asyncio.to_thread(self.instance(step.node).kill)
         await asyncio.to_thread(_erase, self.directory.node(step.node))
 
     async def _demote(self, step: s.Demote) -> None:
         _signal_file(self.instance(step.node).data)
+
+    async def _unfence(self, step: s.Unfence) -> None:
+        instance = self.instance(step.node)
+        (instance.data / "standby.signal").unlink(missing_ok=True)
+        await asyncio.to_thread(instance.start)
 
     # --- replication
 
@@ -276,11 +286,11 @@ class Applier:
     async def _promote(self, step: s.Promote) -> None:
         row = await self.sessions.row(step.node, "select pg_is_in_recovery()")
         if row is not None and row[0]:
-            if step.after:
-                await self._await_last_word(step)
             await self.sessions.rows(
                 step.node, "select pg_wal_replay_resume() where pg_is_wal_replay_paused()"
             )
+            if step.after:
+                await self._await_last_word(step)
             await self.sessions.rows(step.node, "select pg_promote(false)")
 
         async def promoted() -> bool:
@@ -330,7 +340,7 @@ class Applier:
             await _until(streaming, "")
         except TimeoutError:
             raise NotStreaming(
-                f"{step.node} does not stream from {step.source}: {instance.last_words()}",
+                f"{step.node} does not stream from {step.source}: {instance.last_complaint()}",
                 hint=f"see walcast cluster logs {step.node}; walcast cluster rejoin {step.node} --clone copies it anew",
             ) from None
 

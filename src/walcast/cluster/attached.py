@@ -141,8 +141,7 @@ class AttachedCluster:
         except WalcastError as error:
             return replace(node, trouble=error.message)
         own = said.receiver.application if said.receiver is not None else ""
-        name = own if own not in ("", "walreceiver") else said.settings.get("cluster_name") or where
-        return replace(node, name=name, life="up", facts=said)
+        return replace(node, name=own if own != "walreceiver" else "", life="up", facts=said)
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,6 +162,12 @@ def parts(observed: Observed) -> dict[str, int]:
 
 
 def _named_apart(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Two that give themselves the same name go by where they are."""
-    names = [node.name for node in nodes]
-    return tuple(replace(node, name=node.address) if names.count(node.name) > 1 else node for node in nodes)
+    """By the name that a node gives itself; else by its cluster_name, unless it shares that; else by where it is."""
+    shared = [node.facts.settings.get("cluster_name") for node in nodes if node.facts is not None]
+    named = []
+    for node in nodes:
+        cluster = node.facts.settings.get("cluster_name") if node.facts is not None else None
+        alone = cluster if cluster and shared.count(cluster) == 1 else ""
+        named.append(replace(node, name=node.name or alone or node.address))
+    names = [node.name for node in named]
+    return tuple(replace(node, name=node.address) if names.count(node.name) > 1 else node for node in named)

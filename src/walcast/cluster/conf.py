@@ -111,7 +111,7 @@ def _settings(desired: Desired, spec: NodeSpec, root: Path) -> dict[str, object]
         settings |= {
             "archive_mode": "on",
             "archive_command": f'test -f "{archive}/%f" || (cp "%p" "{archive}/%f.new" && mv "{archive}/%f.new" "{archive}/%f")',
-            "restore_command": f'cp "{archive}/%f" "%p"',
+            "restore_command": f'test -f "{archive}/%f" && cp "{archive}/%f" "%p"',  # cp alone fills the log with complaints
         }
     if spec.name != desired.primary:
         settings |= {

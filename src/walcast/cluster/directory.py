@@ -66,9 +66,14 @@ class Directory:
         return self.root / "pgpass"
 
     def check(self) -> None:
-        """Raises OperatorError unless it is an empty folder, or can be made one, that the servers' user can reach."""
+        """Raises OperatorError unless it is an empty folder of the caller's, or can be made one."""
         try:
-            entries = [entry.name for entry in self.root.iterdir()] if self.root.exists() else []
+            there = self.root.exists()
+            if there and self.root.stat().st_uid != os.geteuid():
+                raise OperatorError(
+                    f"{self.root} belongs to somebody else", hint="choose another folder: --dir"
+                )
+            entries = [entry.name for entry in self.root.iterdir()] if there else []
         except OSError as error:
             raise OperatorError(
                 f"cannot use {self.root} for a cluster: {error.strerror}", hint="choose another folder: --dir"
@@ -81,11 +86,9 @@ class Directory:
             )
 
     def make(self, desired: Desired) -> None:
-        """Claims the folder and writes the manifest. Raises OperatorError as `check` does, and when it belongs to somebody
-        else."""
+        """Claims the folder and writes the manifest. Raises OperatorError as `check` does, and when the servers' user cannot
+        reach it."""
         self.check()
-        if self.root.stat().st_uid != os.geteuid():
-            raise OperatorError(f"{self.root} belongs to somebody else", hint="choose another folder: --dir")
         if not reachable(self.root):
             raise OperatorError(
                 f"user {NOBODY}, who runs the servers, cannot reach {self.root}",

@@ -53,9 +53,9 @@ select json_build_object(
       order by application_name, pid), '[]') from pg_stat_replication r),
   'slots', (select coalesce(json_agg(json_build_object(
         'name', slot_name, 'physical', slot_type = 'physical', 'active', active, 'restart', restart_lsn,
-        'retained', pg_wal_lsn_diff(
+        'retained', greatest(0, pg_wal_lsn_diff(
             case when standby then coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
-                 else pg_current_wal_insert_lsn() end, restart_lsn),
+                 else pg_current_wal_insert_lsn() end, restart_lsn)),
         'safe', safe_wal_size, 'wal_status', wal_status)
       order by slot_name), '[]') from pg_replication_slots),
   'receiver', (select to_json(w)::jsonb || jsonb_build_object(
@@ -72,6 +72,8 @@ select json_build_object(
       where option like 'synchronous_commit=%%'),
   'bootstrapped', exists (select from pg_database where datname = 'app')
       and (select count(*) = 2 from pg_roles where rolname in ('app', 'replicator')),
+  'not_archived', (select last_failed_wal from pg_stat_archiver
+      where last_failed_time > coalesce(last_archived_time, '-infinity')),
   'configuration', coalesce(current_setting('walcast.configuration', true), ''))
 from me
 """
@@ -101,13 +103,14 @@ def read(row: Mapping[str, Any]) -> Facts:
             SlotState(**{**slot, "restart": _lsn(slot["restart"]), "retained": _int(slot["retained"])})
             for slot in row["slots"]
         ),
-        receiver=None if receiver is None or receiver.get("status") is None else _receiver(receiver),
+        receiver=None if receiver is None else _receiver(receiver),
         waiting=tuple(Waiting(**waiting) for waiting in row["waiting"]),
         settings=row["settings"] or {},
         conflicts=int(row["conflicts"]),
         overrides=tuple(row["overrides"]),
         bootstrapped=row["bootstrapped"],
         configuration=row["configuration"],
+        not_archived=row["not_archived"] or "",
     )
 
 
@@ -118,7 +121,7 @@ def _stream(row: Mapping[str, Any]) -> Stream:
 
 def _receiver(row: Mapping[str, Any]) -> Receiver:
     return Receiver(
-        status=row["status"],
+        status=row.get("status"),
         host=row.get("sender_host"),
         port=row.get("sender_port"),
         slot=row.get("slot_name"),

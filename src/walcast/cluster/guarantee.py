@@ -39,12 +39,16 @@ def guarantee(observed: Observed) -> Guarantee:
     """Of the cluster as it was observed."""
     primary = observed.primary
     if primary is None or primary.facts is None:
-        return Guarantee("-", "", "No node takes writes: there is no primary.", "none")
+        silent = [
+            node.name for node in observed.nodes if node.life in ("up", "unreachable") and not node.facts
+        ]
+        asked = f"Whether any node takes writes is not known: {', '.join(silent)} cannot be asked."
+        return Guarantee("-", "", asked if silent else "No node takes writes: there is no primary.", "none")
     rule = in_force(primary.facts.settings)
     replicas = _candidates(observed, rule)
     profile = rule.as_profile()
     promise = profile.sentence(replicas)
-    warnings = (*_split(observed), *_strangers(observed), *_weaker(primary.facts), *_slots(primary.facts))
+    warnings = (*_split(observed), *_strangers(observed), *_weaker(primary.facts), *_kept(primary.facts))
     if not rule.waits:
         return Guarantee(profile.name, promise, _unwaited(observed), "flow", warnings=warnings)
     able = [name for name in replicas if _can_answer(observed, primary.facts, name, rule.level)]
@@ -67,7 +71,7 @@ def lag(observed: Observed, node: Node) -> Lag:
     if facts is None:
         return Lag(None, None, node.trouble or node.life)
     behind = observed.behind(node)
-    if facts.receiver is None or facts.receiver.status != "streaming":
+    if facts.receiver is None or facts.receiver.status not in ("streaming", None):
         return Lag(behind, None, "no stream from the primary")
     if behind == 0 or (facts.received is not None and facts.received == facts.replayed):
         return Lag(behind, 0.0)
@@ -178,7 +182,12 @@ def _weaker(facts: Facts) -> Iterator[str]:
             yield f"{name} is off: a crash of the machine can destroy the primary"
 
 
-def _slots(facts: Facts) -> Iterator[str]:
+def _kept(facts: Facts) -> Iterator[str]:
+    """WAL that is gone, or piles up; and what this role may not see of it."""
     for slot in facts.slots:
         if slot.wal_status in ("lost", "unreserved"):
             yield f"slot {slot.name} is {slot.wal_status}: the WAL that its reader needs is gone or about to go"
+    if facts.not_archived:
+        yield f"the archive takes no WAL ({facts.not_archived} was refused): it piles up at the primary"
+    if any(stream.state is None for stream in facts.streams):
+        yield "this role may not see how far replicas are: grant pg_monitor to it"

@@ -90,7 +90,7 @@ class LocalCluster:
         if self.desired.tls:
             place |= {"sslmode": "verify-full", "sslrootcert": str(self.directory.root / "tls" / "root.crt")}
         if role == "postgres":
-            place["connect_timeout"] = 2
+            place["connect_timeout"] = 10
         return make_conninfo(**place)
 
     # --- observe

@@ -20,26 +20,31 @@ _RECORD: Final = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+).*desc: (\w+)")
 @dataclass(frozen=True, slots=True)
 class Loss:
     """`commits` transactions that the old primary has on its disk beyond `have`, where the new one's WAL ends, and before
-    `end`. Under a synchronous profile they were never acknowledged as replicated."""
+    `end`. Under a synchronous profile they were never acknowledged as replicated. `better` is a replica that has received
+    more."""
 
     old: str
+    new: str
     have: Lsn
     end: Lsn
     commits: int
+    better: str = ""
 
     def __str__(self) -> str:
         if not self.commits:
             return f"nothing: {self.old} has no commit beyond {self.have}"
         return (
-            f"{self.commits} commit{'s' if self.commits != 1 else ''} that only {self.old} has "
+            f"{self.commits} commit{'s' if self.commits != 1 else ''} of {self.old} that {self.new} does not have "
             f"({max(0, self.end - self.have):,} bytes of WAL after {self.have})"
+            + (f"; {self.better} has more of it" if self.better else "")
         )
 
 
 async def what_is_lost(cluster: LocalCluster, name: str) -> Loss | None:
     """Reads the old primary's WAL on disk with pg_waldump. None when there is none to read, or no program for it."""
     old = cluster.desired.primary
-    have = dict(most_advanced(await cluster.observe())).get(name)
+    ranking = most_advanced(await cluster.observe())
+    have = dict(ranking).get(name)
     instance = cluster.instance(old)
     control = read_control(instance.data)
     if have is None or control is None or old == name:
@@ -58,7 +63,8 @@ async def what_is_lost(cluster: LocalCluster, name: str) -> Loss | None:
             continue
         end = max(end, at)
         commits += found[2] in ("COMMIT", "COMMIT_PREPARED")
-    return Loss(old, have, end, commits)
+    best, received = ranking[0]
+    return Loss(old, name, have, end, commits, best if received > have else "")
 
 
 def _output(command: list[str]) -> str:

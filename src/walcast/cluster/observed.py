@@ -49,9 +49,10 @@ class SlotState:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """pg_stat_wal_receiver of a replica: its side of the stream. `silent` is seconds since the primary was last heard."""
+    """pg_stat_wal_receiver of a replica: its side of the stream. `silent` is seconds since the primary was last heard. Without
+    pg_read_all_stats it can only be seen that there is one: `status` is None."""
 
-    status: str
+    status: str | None
     host: str | None
     port: int | None
     slot: str | None
@@ -97,6 +98,8 @@ class Facts:
     bootstrapped: bool = False
     configuration: str = ""
     """The mark of the configuration that is in force; empty when it is not ours."""
+    not_archived: str = ""
+    """The WAL file that the archive refused last, if it has taken none since."""
 
     def stream(self, name: str) -> Stream | None:
         return next((stream for stream in self.streams if stream.name == name), None)

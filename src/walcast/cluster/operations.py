@@ -71,10 +71,10 @@ def new_ports(desired: Desired, down: Collection[str]) -> Desired:
     return replace(desired, nodes=nodes)
 
 
-def on_free_ports(desired: Desired) -> Desired:
-    """Every node on a port that nobody will look for it at: for clusters that come and go."""
+def on_free_ports(desired: Desired, names: Collection[str] | None = None) -> Desired:
+    """These nodes (all of them) on ports that nobody will look for them at: for clusters that come and go."""
     nodes = tuple(
-        replace(node, port=port)
+        replace(node, port=port) if names is None or node.name in names else node
         for node, port in zip(desired.nodes, _distinct_free(len(desired.nodes)), strict=True)
     )
     return replace(desired, nodes=nodes)
@@ -158,7 +158,7 @@ def switched_over(desired: Desired, name: str) -> Desired:
     off."""
     if name == desired.primary:
         return desired.changed(name, wanted="running")
-    made = desired.changed(name, wanted="running", link=Link(), frozen=False)
+    made = desired.changed(name, wanted="running", link=Link(), frozen=False, replay_paused=False)
     return replace(made, primary=name, handover="clean")
 
 

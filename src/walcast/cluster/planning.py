@@ -23,7 +23,6 @@ from walcast.cluster.steps import (
     Configure,
     CreateSlot,
     Demote,
-    Discard,
     DropSlot,
     Freeze,
     Initialise,
@@ -131,12 +130,20 @@ class _Planner:
             return
         if old.life != "up" or old.facts is None:
             raise PlanRefused(f"{old.name} does not answer", hint=f"walcast cluster promote {new.name}")
-        stream = old.facts.stream(new.name)
-        if stream is None or stream.state != "streaming":
+        stream, link = old.facts.stream(new.name), self.observed.link(new.name)
+        silent = link is not None and link.mode in ("cut", "refuse")
+        if stream is None or stream.state != "streaming" or silent:
             raise PlanRefused(
                 f"{new.name} does not stream from {old.name}: it could not get the last of it",
                 hint="see walcast cluster status; a replica must follow before it can take over",
             )
+        if new.facts is not None and new.facts.settings.get("recovery_min_apply_delay", "0") != "0":
+            raise PlanRefused(
+                f"the replay of {new.name} is delayed: nobody could write until it has the last of {old.name}",
+                hint=f"walcast cluster resume {new.name}",
+            )
+        if new.facts is not None and new.facts.replay_paused:
+            yield Replay(new.name, "resume")
         yield Stop(old.name, "switchover", ready=True)
         yield Promote(new.name, old.name)
 
@@ -256,11 +263,20 @@ class _Planner:
                     )
                 )
                 return
+            if not source_up:
+                self.blocked.append(
+                    Blocked(
+                        spec.name,
+                        f"{spec.name} has to rejoin and {primary.name} is stopped",
+                        "walcast cluster up",
+                    )
+                )
+                return
             if node.life != "down" and not node.writable:
                 yield Stop(spec.name)
             yield from self._rebuild(spec, primary)
             node = replace(node, life="down", facts=None)
-        elif lost and not empty:
+        elif lost and not empty and not self.desired.archive:
             self.blocked.append(
                 Blocked(
                     spec.name,
@@ -311,7 +327,6 @@ class _Planner:
         if self.observed.can_rewind:
             yield Rewind(spec.name, primary.name)
         else:
-            yield Discard(spec.name)
             yield from self._slot(spec.name, wanted=True)
             yield Clone(spec.name, primary.name)
 

@@ -98,6 +98,8 @@ class DropSlot(Step):
 
 @dataclass(frozen=True, slots=True)
 class Clone(Step):
+    """In place of the data that are there, once the copy is whole."""
+
     source: str
 
     def __str__(self) -> str:
@@ -110,14 +112,6 @@ class Rewind(Step):
 
     def __str__(self) -> str:
         return f"rewind {self.node} to where it left the history of {self.source}"
-
-
-@dataclass(frozen=True, slots=True)
-class Discard(Step):
-    """Removes the data: the node is cloned anew."""
-
-    def __str__(self) -> str:
-        return f"remove the data of {self.node}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +128,14 @@ class Demote(Step):
 
     def __str__(self) -> str:
         return f"make {self.node} a replica"
+
+
+@dataclass(frozen=True, slots=True)
+class Unfence(Step):
+    """Only for showing what an old primary does that comes back by itself; no plan holds it."""
+
+    def __str__(self) -> str:
+        return f"start {self.node} as the primary that it was"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,12 +130,20 @@ async def _split_brain(world: World) -> AsyncIterator[str]:
     await world.act("force", heir)
     await world.write("on the new timeline")
     await world.read_with_token()
+    yield f"But {old} can come back by itself: a machine that reboots, and a server that was never told. Here it is:"
+    await world.unfence(old)
+    yield f"Whoever asks the router writes to {heir}. A client that kept the address of {old} writes there:"
+    await world.write("to the one that leads")
+    await world.write_beside(old, "to the one that led")
     yield (
-        "An old primary that comes back by itself (a machine that reboots) would take writes. With semi-sync nobody would "
-        "answer it and its commits would wait; the router sees its old timeline and sends nothing there."
+        f"With semi-sync nobody answers {old}: its COMMIT waits, and nothing is acknowledged that will be lost. That is why "
+        "it cannot happen here. It can where commits wait for nobody, as under async:"
     )
+    await world.write_beside(old, "acknowledged on the wrong side", alone=True)
+    yield f"Now {old} rejoins: it is stopped, rewound to where it left the history, and follows {heir}."
     await world.act("rejoin", old)
-    yield f"{old} has rejoined: what only it had is gone, what was acknowledged is everywhere."
+    await world.read(heir)
+    yield "What was acknowledged on the wrong side is gone; what was acknowledged by replicas is everywhere."
 
 
 async def _read_your_writes(world: World) -> AsyncIterator[str]:

@@ -135,7 +135,7 @@ class Menu:
     @contextlib.contextmanager
     def _connected(self, name: str, dsn: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
         try:
-            connection = psycopg.connect(dsn, application_name="walcast:lab", connect_timeout=5)
+            connection = psycopg.connect(dsn, application_name="walcast:lab", connect_timeout=10)
         except psycopg.OperationalError as error:
             found = explain_connect(error, describe(dsn))
             raise ConfigError(f"{name} cannot be reached: {found.message}", hint=found.hint) from None

@@ -19,9 +19,9 @@ ROWS: Final[LiteralString] = "select id::text, some_data from dummy_table order 
 COUNT: Final[LiteralString] = "select count(*) from dummy_table"
 THERE: Final[LiteralString] = "select exists (select from dummy_table where id = %s)"
 MISSING: Final[LiteralString] = """
-select count(*) from unnest(%s::uuid[]) known where not exists (select from dummy_table d where d.id = known)
+select known from unnest(%s::uuid[]) known where not exists (select from dummy_table d where d.id = known)
 """
-"""How many of these rows a server does not show."""
+"""Which of these rows a server does not show."""
 
 
 def new_id() -> uuid.UUID:

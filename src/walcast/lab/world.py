@@ -24,7 +24,8 @@ from walcast.cluster.desired import Desired
 from walcast.cluster.local import LocalCluster
 from walcast.cluster.profiles import parse
 from walcast.cluster.routing.aio import AsyncRouter
-from walcast.cluster.steps import Plan, Step
+from walcast.cluster.routing.fleet import Role
+from walcast.cluster.steps import Plan, Step, Unfence
 from walcast.lab import table
 from walcast.model import Token, WalcastError
 from walcast.postgres.connect import describe
@@ -39,19 +40,22 @@ _REMEMBERED: Final = 1000
 _LATENCIES: Final = 200
 _DELAY: Final = 0.3
 """Seconds by which `delay` holds back a replica's network, in each direction."""
-_CONNECT_TIMEOUT: Final = 3
+_CONNECT_TIMEOUT: Final = 10
+_MOMENT: Final = 2.0
+"""Seconds for which a client waits that has nobody to call its COMMIT off."""
+_PATIENCE: Final = 30.0
 _WAIT: Final = 5.0
 """Seconds for which a read with the token waits for a replica."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One read. `missing` counts acknowledged rows that it did not show."""
+    """One read. `missing` are acknowledged rows that it did not show."""
 
     node: str
     rows: int
     newest: str
-    missing: int
+    missing: frozenset[uuid.UUID]
     waited: float
 
 
@@ -97,33 +101,37 @@ class World:
 
     # Writes
 
-    async def write(self, message: str, *, quiet: bool = False) -> Outcome | None:
-        """One row; `quiet` tells no success. Being cancelled while the COMMIT waits calls the wait off, and the truth about the row is told; the
-        outcome is None then."""
+    async def write(self, message: str) -> Outcome | None:
+        """One row. Being cancelled while the COMMIT waits calls the wait off, and the truth about the row is told; the outcome
+        is None then."""
         table.checked(message)
-        key = table.new_id()
         async with self.connected(self.primary) as connection:
-            await connection.execute(table.INSERT, [key, message])
-            self.writing_since = time.monotonic()
-            try:
-                outcome = await commit(connection)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None:
-                    task.uncancel()  # it was the wait that was called off, not what comes after
-                waited = time.monotonic() - self.writing_since
-                there = await asyncio.shield(self._is_there(key))
-                self.tell(f"Interrupted after {waited * 1000:.0f} ms. {table.truth(there)}", "bad")
-                return None
-            finally:
-                self.writing_since = None
-            if outcome.committed:
-                self._known.append(key)
-                self.latencies.append(outcome.waited * 1000)
-                if not connection.closed:
-                    self.token = (await take_token_async(connection)).join(self._same_system(self.token))
-        if not quiet or outcome.kind != "replicated":
+            outcome = await self._write(connection, message)
+        if outcome is not None:
             await self._say(message, outcome)
+        return outcome
+
+    async def _write(self, connection: psycopg.AsyncConnection[Any], message: str) -> Outcome | None:
+        key = table.new_id()
+        await connection.execute(table.INSERT, [key, message])
+        self.writing_since = time.monotonic()
+        try:
+            outcome = await commit(connection)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()  # it was the wait that was called off, not what comes after
+            waited = time.monotonic() - self.writing_since
+            there = await asyncio.shield(self._is_there(key))
+            self.tell(f"Interrupted after {waited * 1000:.0f} ms. {table.truth(there)}", "bad")
+            return None
+        finally:
+            self.writing_since = None
+        if outcome.committed:
+            self._known.append(key)
+            self.latencies.append(outcome.waited * 1000)
+            if not connection.closed:
+                self.token = (await take_token_async(connection)).join(self._same_system(self.token))
         return outcome
 
     async def write_many(self, count: int, reader: str) -> None:
@@ -136,8 +144,15 @@ class World:
                 with contextlib.suppress(WalcastError):  # it is down: then nothing is read
                     reading = await stack.enter_async_context(self.connected(reader))
                     await reading.set_autocommit(True)
+                writing = await stack.enter_async_context(self.connected(self.primary))
                 for number in range(count):
-                    if await self.write(f"row {number + 1} of {count}", quiet=True) is None:
+                    message = f"row {number + 1} of {count}"
+                    outcome = await self._write(writing, message)
+                    if outcome is None:
+                        return
+                    if outcome.kind != "replicated":
+                        await self._say(message, outcome)
+                    if writing.closed:
                         return
                     done += 1
                     if reading is not None:
@@ -171,10 +186,9 @@ class World:
     async def _missing_last(self, connection: psycopg.AsyncConnection[Any]) -> int | None:
         """1 when a server does not show the last acknowledged row, 0 when it does; None when it does not answer."""
         try:
-            row = await (await connection.execute(table.MISSING, [[self._known[-1]]])).fetchone()
+            return len(await (await connection.execute(table.MISSING, [[self._known[-1]]])).fetchall())
         except psycopg.Error:
             return None
-        return int(row[0]) if row is not None else None
 
     async def _is_there(self, key: uuid.UUID) -> bool | None:
         try:
@@ -189,6 +203,25 @@ class World:
 
     def _same_system(self, token: Token | None) -> Token | None:
         return token if token is not None and token.system_id == self.router.fleet.system_id else None
+
+    async def write_beside(self, node: str, message: str, *, alone: bool = False) -> Outcome:
+        """One row by a client that writes to that node whoever the primary is; it waits for a moment. `alone`: it does not
+        wait for replicas, as under async."""
+        key = table.new_id()
+        async with self.connected(node) as connection:
+            if alone:
+                await connection.execute("set local synchronous_commit = local")
+            await connection.execute(table.INSERT, [key, message])
+            outcome = await commit(connection, timeout=_MOMENT)
+        if outcome.kind == "replicated":
+            self._known.append(key)
+            self.tell(f"Inserted {message} into {node}. COMMIT took {outcome.waited * 1000:.0f} ms", "bad")
+        else:
+            self.tell(
+                f"{node} did not acknowledge {message!r} within {outcome.waited:.1f} s: {outcome.reason}",
+                "good",
+            )
+        return outcome
 
     # Reads
 
@@ -207,9 +240,13 @@ class World:
         waited = time.monotonic() - began
         count = await (await connection.execute(table.COUNT)).fetchone()
         newest = await (await connection.execute(table.ROWS, [1])).fetchone()
-        missing = await (await connection.execute(table.MISSING, [list(self._known)])).fetchone()
+        missing = await (await connection.execute(table.MISSING, [list(self._known)])).fetchall()
         return Seen(
-            node, count[0] if count else 0, newest[1] if newest else "", missing[0] if missing else 0, waited
+            node,
+            count[0] if count else 0,
+            newest[1] if newest else "",
+            frozenset(key for (key,) in missing),
+            waited,
         )
 
     def _judged(self, seen: Seen, *, token: bool = False) -> Seen:
@@ -217,10 +254,13 @@ class World:
         newest = f", the newest {seen.newest!r}" if seen.newest else ""
         line = f"Read from {seen.node}{how}: {_rows(seen.rows)}{newest}"
         if seen.missing:
-            self.stale += 1
             lost = seen.node == self.primary
+            self.stale += not lost
             what = "LOST: acknowledged, and gone" if lost else "STALE: acknowledged, and not here yet"
-            self.tell(f"{line}. {_rows(seen.missing)} {what}", "stale")
+            self.tell(f"{line}. {_rows(len(seen.missing))} {what}", "stale")
+            if lost:  # told once: no server will ever have them
+                known = (key for key in self._known if key not in seen.missing)
+                self._known = deque(known, maxlen=_REMEMBERED)
         else:
             self.tell(line, "good")
         return seen
@@ -252,6 +292,22 @@ class World:
             return op.all_running(op.resumed(desired, desired.primary))
 
         await self._change(well, "All well again")
+
+    async def unfence(self, node: str) -> None:
+        """An old primary comes back as its machine would after a reboot that nobody was told of: writable. Returns once the
+        router has seen it."""
+        await self.cluster.apply((Unfence(node),), self._step)
+        self.tell(f"{node} is back, and takes writes", "bad")
+        async with asyncio.timeout(_PATIENCE):
+            while (role := self._role(node)) is not Role.FENCED:
+                self.router.poke()
+                await asyncio.sleep(0.05)
+        self.tell(f"the router calls {node} {role.value}, and sends nothing there", "good")
+        for warning in (await self.view()).guarantee.warnings:
+            self.tell(warning, "bad")
+
+    def _role(self, node: str) -> Role:
+        return next(status.role for status in self.router.status() if status.name == node)
 
     async def _promote(self, node: str, *, force: bool) -> None:
         loss = await work.loss(self.cluster, node)

@@ -126,21 +126,21 @@ async def take_token_async(connection: psycopg.AsyncConnection[Any]) -> Token:
     return (await look_async(connection)).token
 
 
-def wait_for(connection: psycopg.Connection[Any], lsn: Lsn, seconds: float) -> bool:
-    """Whether the standby has replayed so far, after waiting inside the server (WAIT FOR LSN, PostgreSQL 19)."""
+def wait_for(connection: psycopg.Connection[Any], lsn: Lsn, seconds: float) -> None:
+    """Waits inside the server (WAIT FOR LSN, PostgreSQL 19) until the standby has replayed so far, or so long (seconds). It
+    knows no timelines: look afterwards where the server stands."""
     _outside(connection.info.transaction_status)
-    row = connection.execute(_wait(lsn, seconds)).fetchone()
-    return row is not None and row[0] == "success"
+    connection.execute(waiting(lsn, seconds))
 
 
-async def wait_for_async(connection: psycopg.AsyncConnection[Any], lsn: Lsn, seconds: float) -> bool:
+async def wait_for_async(connection: psycopg.AsyncConnection[Any], lsn: Lsn, seconds: float) -> None:
     """`wait_for` for an AsyncConnection."""
     _outside(connection.info.transaction_status)
-    row = await (await connection.execute(_wait(lsn, seconds))).fetchone()
-    return row is not None and row[0] == "success"
+    await connection.execute(waiting(lsn, seconds))
 
 
-def _wait(lsn: Lsn, seconds: float) -> sql.Composed:
+def waiting(lsn: Lsn, seconds: float) -> sql.Composed:
+    """The command by which a server of version 19 waits. It ends with a status, never with an error."""
     limit = f"{max(1, round(seconds * 1000))}ms"
     return sql.SQL("wait for lsn {} with (timeout {}, no_throw)").format(str(lsn), limit)
 

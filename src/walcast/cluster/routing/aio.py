@@ -209,14 +209,12 @@ class AsyncRouter(RouterBase):
             await asyncio.sleep(step.seconds)
             return
         node, connection = holding.node, holding.connection
-        asked = time.monotonic()
         node.asking.add(connection.pgconn)
         try:
             if step.do == "wait" and step.token is not None:
-                if await wait_for_async(connection, step.token.lsn, step.seconds):
-                    self.fleet.replayed(node, step.token, holding.life)
-            else:
-                self.fleet.note(node, await look_async(connection), asked, life=holding.life)
+                await wait_for_async(connection, step.token.lsn, step.seconds)
+            asked = time.monotonic()
+            self.fleet.note(node, await look_async(connection), asked, life=holding.life)
         except psycopg.Error as error:
             self.failed(holding, error)
         finally:

@@ -169,12 +169,6 @@ class Fleet:
             if self.history is not None and history.timeline == self.history.timeline:
                 self.history = history
 
-    def replayed(self, node: Node, token: Token, life: int) -> None:
-        """The server said that it has the token's LSN on the timeline it was on."""
-        with self._lock:
-            if life == node.mark.life and token.lsn > node.mark.lsn:
-                node.mark = Mark(life, node.mark.timeline, token.lsn)
-
     def lost(self, node: Node, why: str) -> None:
         """The server cannot be reached; it is used again once somebody has heard from it."""
         with self._lock:

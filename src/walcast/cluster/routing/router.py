@@ -303,14 +303,12 @@ class Router(RouterBase, Generic[C]):
             time.sleep(step.seconds)
             return
         node, raw = holding.node, self._pools[holding.node].raw(holding.connection)
-        asked = time.monotonic()
         node.asking.add(raw.pgconn)
         try:
             if step.do == "wait" and step.token is not None:
-                if wait_for(raw, step.token.lsn, step.seconds):
-                    self.fleet.replayed(node, step.token, holding.life)
-            else:
-                self.fleet.note(node, look(raw), asked, life=holding.life)
+                wait_for(raw, step.token.lsn, step.seconds)
+            asked = time.monotonic()
+            self.fleet.note(node, look(raw), asked, life=holding.life)
         except psycopg.Error as error:
             self.failed(holding, error)
         finally:

@@ -35,6 +35,7 @@ _OTHERS: Final = re.compile(
     r"FATAL:  (streaming replication receiver|terminating|the database system|password|role|database) "
 )
 """Ends of sessions and failures to connect: not the server's own."""
+_COMPLAINT: Final = re.compile(r"(ERROR|FATAL|PANIC):  ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +132,33 @@ class Instance:
 
     def last_words(self) -> str:
         """Why it ended, in the words of its log: the last grave line since its last start."""
+        lines = self._since_start()
+        grave = [
+            line for line in lines if "PANIC:" in line or ("FATAL:" in line and not _OTHERS.search(line))
+        ]
+        if grave:
+            return grave[-1].strip()
+        return (
+            "it ended without a word: killed, or the machine went down"
+            if self.log_file.exists()
+            else "it has no log"
+        )
+
+    def last_complaint(self) -> str:
+        """What a server that runs last complained of, be it of others."""
+        lines = [line for line in self._since_start() if _COMPLAINT.search(line)]
+        return lines[-1].strip() if lines else "its log says nothing of it"
+
+    def _since_start(self) -> list[str]:
+        """The end of its log, from its last start on."""
         try:
             with open(self.log_file, "rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
                 lines = log.read().decode(errors="replace").splitlines()
         except OSError:
-            return "it has no log"
+            return []
         starts = [number for number, line in enumerate(lines) if "LOG:  starting PostgreSQL" in line]
-        since = lines[starts[-1] :] if starts else lines
-        grave = [
-            line for line in since if "PANIC:" in line or ("FATAL:" in line and not _OTHERS.search(line))
-        ]
-        return grave[-1].strip() if grave else "it ended without a word: killed, or the machine went down"
+        return lines[starts[-1] :] if starts else lines
 
     def _launch(self) -> None:
         self._forget_the_dead()
