@@ -18,6 +18,7 @@ from test_fence import committing, go_on, waiting_server  # noqa: F401  # a fixt
 from walcast.app.compose import make_pipeline, make_source, source_config
 from walcast.app.rebuilding import Rebuilds
 from walcast.app.settings import Settings, load
+from walcast.app.verifying import Jobs
 from walcast.engine import Pipeline
 from walcast.model import Lsn, TableId
 from walcast.testing.postgres import Database, PostgresServer
@@ -253,11 +254,19 @@ async def test_what_was_broken_off_goes_on_in_the_next_process(flow: Flow) -> No
         await flow.reached()
     flow.spoil()
     async with flow.running():
-        await flow.resync(rate=2000)
+        await flow.resync(rate=300)  # far from done when it is broken off
         async with asyncio.timeout(30):
             while flow.pipeline.building("copy").get(T, {}).get("rows", 0) == 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         left = flow.pipeline.building("copy")[T]
+        jobs = Jobs(flow.pipeline, flow.settings())
+        await jobs.start({"sink": "copy", "patterns": ["public.t"]})
+        async with asyncio.timeout(30):
+            while (looked := await jobs.look({"sink": "copy"}))["running"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        (table,) = looked["report"]["tables"]
+        assert table["state"] == "skipped"
+        assert "chunk by chunk" in table["reason"]
     assert left["upper"] is not None
     flow.origin.execute("update t set n = 9 where id % 5 = 0")
     async with flow.running():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from postgres_copy import copying, sink_of
@@ -45,6 +46,22 @@ async def test_columns_are_added_dropped_and_renamed(pair: Pair) -> None:
         await copy.run("alter table t drop column b", "insert into t values (203, 'z', 'is d', 2)")
         assert copy.rows("(select id, z, d, c from t)") == copy.rows("t", origin)
         assert target.execute("select b from t where id = 5") == [(5,)]
+
+
+@pytest.mark.parametrize("dropped", ["keep", "drop"])
+async def test_a_column_dropped_and_added_again_is_another(
+    pair: Pair, dropped: Literal["keep", "drop"]
+) -> None:
+    """Its attribute number says so, once it is looked up again."""
+    origin, target = pair
+    origin.execute("create table t (id int primary key, a text, b text)")
+    async with copying(origin, target, dropped_columns=dropped) as copy:
+        await copy.run("insert into t values (1, 'old', 'b')")
+        await copy.run("alter table t drop column a", "alter table t add column a text default 'new'")
+        await copy.run("insert into t (id, b) values (2, 'b')")
+        assert copy.rows("(select id, a, b from t)") == copy.rows("(select id, a, b from t)", origin)
+    names = {name for name, _ in target.execute(_COLUMNS)}
+    assert names == {"id", "a", "b"} | ({"a_dropped"} if dropped == "keep" else set())
 
 
 async def test_dropped_columns_can_be_dropped_at_the_copy(pair: Pair) -> None:

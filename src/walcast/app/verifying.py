@@ -133,7 +133,7 @@ class Job:
                 partial(self._pipeline.hold, wanted.sink),
                 options,
                 report,
-                skip=self._stopped,
+                skip=self._not_compared,
                 copy_anew=partial(copied_anew, self._pipeline, wanted.sink),
                 finished=self._notes.save,
                 done=done,
@@ -161,8 +161,10 @@ class Job:
             )
             return await self._current.run()
 
-    def _stopped(self, table: TableId) -> str | None:
+    def _not_compared(self, table: TableId) -> str | None:
         """Why a table is not compared."""
+        if table in self._pipeline.building(self.wanted.sink):
+            return "it is being taken over: its rows come chunk by chunk, and are compared at the end"
         return _stopped(self._pipeline, self.wanted.sink, table)
 
     def _count(self, report: Report) -> None:

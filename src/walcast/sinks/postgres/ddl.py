@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from psycopg import sql
 
@@ -150,6 +151,9 @@ class Preparer:
         if renamed:
             self._rename_columns(target, renamed)
         held = {renamed.get(name, name): column for name, column in target.columns.items()}
+        for other in _replaced(relation, known):
+            if other in held and other not in renamed.values():
+                self._put_away(target, held.pop(other), set(held))
         actions: list[sql.Composable] = []
         after: list[sql.Composable] = []
         unknown: list[str] = []
@@ -197,6 +201,24 @@ class Preparer:
             elif held[name].not_null:
                 actions.append(sql.SQL("alter column {} drop not null").format(sql.Identifier(name)))
         return actions
+
+    def _put_away(self, target: TargetTable, column: TargetColumn, taken: set[str]) -> None:
+        """A column that the source dropped, and added another of its name."""
+        name = sql.Identifier(column.name)
+        if self._config.dropped_columns == "drop":
+            self._session.query(sql.SQL("alter table {} drop column {}").format(target.identifier, name))
+            return
+        kept = (f"{column.name[:48]}_dropped{number or ''}" for number in count())
+        free = next(other for other in kept if other not in taken)
+        if column.not_null:
+            self._session.query(
+                sql.SQL("alter table {} alter column {} drop not null").format(target.identifier, name)
+            )
+        self._session.query(
+            sql.SQL("alter table {} rename column {} to {}").format(
+                target.identifier, name, sql.Identifier(free)
+            )
+        )
 
     def _rename_table(self, known: KnownTable, schema: str, name: str) -> None:
         """The same oid under another name: the source's table was renamed, or moved to another schema."""
@@ -278,6 +300,16 @@ def _renames(relation: Relation, known: KnownTable | None, target: TargetTable) 
     }
     moving = {old: new for old, new in pairs.items() if old in target.columns}
     return {old: new for old, new in moving.items() if new not in target.columns or new in moving}
+
+
+def _replaced(relation: Relation, known: KnownTable) -> list[str]:
+    """Columns that had other attribute numbers before: they were dropped, and others were added under their names."""
+    before = {name: attnum for attnum, name, *_ in known.columns if attnum is not None}
+    return [
+        column.name
+        for column in relation.columns
+        if column.attnum is not None and before.get(column.name, column.attnum) != column.attnum
+    ]
 
 
 def _retyped(relation: Relation, known: KnownTable | None) -> str:
