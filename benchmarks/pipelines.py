@@ -87,7 +87,7 @@ async def replicate(
         pipeline = Pipeline(source, {"copy": sink}, state, settings, name="bench")
         begin = time.perf_counter()
         async with running(pipeline) as task:
-            await _reached(pipeline, task, Lsn.parse(end))
+            await reached(pipeline, task, Lsn.parse(end))
             seconds = time.perf_counter() - begin
             stats = source.stats()
     if isinstance(sink, NullSink) and sink.rows != rows:
@@ -107,12 +107,12 @@ async def copy(kind: str, target: str, dsn: str, publication: str, workers: int,
         pipeline = Pipeline(source, {"copy": sink}, state, settings, name="bench")
         begin = time.perf_counter()
         async with running(pipeline) as task:
-            await _reached(pipeline, task, Lsn(1))
+            await reached(pipeline, task, Lsn(1))
             seconds = time.perf_counter() - begin
     return {"seconds": seconds, "rows": rows}
 
 
-async def _reached(pipeline: Pipeline, task: asyncio.Task[None], through: Lsn) -> None:
+async def reached(pipeline: Pipeline, task: asyncio.Task[None], through: Lsn) -> None:
     reached = asyncio.ensure_future(pipeline.wait_for(through))
     await asyncio.wait([reached, task], return_when=asyncio.FIRST_COMPLETED)
     if not reached.done():

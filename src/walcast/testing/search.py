@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -18,6 +19,8 @@ Family = Literal["opensearch", "elasticsearch"]
 NEWEST: Final = {"opensearch": "3.8.0", "elasticsearch": "9.5.3"}
 SUITE: Final = {"opensearch": "2.19.6", "elasticsearch": "8.19.21"}
 """What the suite runs; the others need Java 21."""
+NEWEST_ASKED: Final = "WALCAST_TEST_SEARCH"
+"""The environment variable that asks for the others (`newest`)."""
 _LOG4J: Final = "org.apache.logging.log4j:log4j-core:2.25.4"
 _JVM: Final = ("-Xms512m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 
@@ -39,7 +42,7 @@ class SearchServer(JavaServer):
     ) -> None:
         self.name = family
         self.family = family
-        self.version = version or SUITE[family]
+        self.version = version or (NEWEST if os.environ.get(NEWEST_ASKED) == "newest" else SUITE)[family]
         newer = int(self.version.split(".", maxsplit=1)[0]) >= {"opensearch": 3, "elasticsearch": 9}[family]
         self._java = java(21 if newer else 17)
         self._jars = (_opensearch if family == "opensearch" else _elasticsearch)(self.version)

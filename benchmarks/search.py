@@ -1,0 +1,219 @@
+"""Documents to OpenSearch: the first copy of a table against its documents, pre-encoded, by `_bulk` with as many requests beside
+each other; and from a commit to the hit, against a document that is put with `refresh=true`.
+
+Both clients run in a process of their own, on the server's machine; the index is made the same way for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, cast
+
+import psycopg
+
+from benchmarks import workloads
+from benchmarks.harness import Contest, Plan, Run, child, percentile
+from benchmarks.pipelines import reached, running
+from benchmarks.servers import drop_slot, server
+from walcast.engine import Pipeline, PipelineSettings
+from walcast.engine.mapped import mapped_sink
+from walcast.mapping import DataMapping, Document
+from walcast.model import Lsn, Sink, SinkContext
+from walcast.model.derived import Collection
+from walcast.model.secret import Secret
+from walcast.postgres.rereader import PostgresReader
+from walcast.postgres.source import PostgresSource, SourceConfig
+from walcast.sinks.opensearch import OpenSearchStore, SearchServerConfig
+from walcast.sinks.opensearch.client import Client, dumps
+from walcast.sinks.opensearch.indexes import body_of
+from walcast.testing.search import SearchServer
+
+_ROWS: Final = 500_000
+_PROBES: Final = 200
+_FIELDS: Final = (
+    ("id", "integer"),
+    ("customer", "integer"),
+    ("amount", "float"),
+    ("at", "text"),
+    ("note", "text"),
+)
+
+
+def contests(plan: Plan) -> Iterator[Contest]:
+    rows = plan.rows(_ROWS)
+    copy = Contest(f"snapshot: {rows:,} rows to OpenSearch", "_bulk, pre-encoded", "0.9x", "0.7x")
+    probe = Contest("latency: commit to searchable, OpenSearch", "put with refresh=true", "p99 +50 ms", "-")
+    wanted = [line for line in (copy, probe) if plan.wants(line.name)]
+    if not wanted:
+        return
+    cluster = SearchServer("opensearch", durable=True)
+    try:
+        cluster.start()
+        with server() as source:
+            if copy in wanted:
+                yield _copies(copy, source, cluster, rows, plan.runs)
+            if probe in wanted:
+                yield _probes(probe, source, cluster, max(20, round(_PROBES * plan.scale)), plan.runs)
+    finally:
+        cluster.close()
+
+
+def _copies(line: Contest, source: Any, cluster: SearchServer, rows: int, runs: int) -> Contest:
+    source.execute(workloads.create("docs"))
+    source.execute(workloads.fill("docs", rows))
+    source.execute("create publication docs for table docs")
+    source.execute("vacuum analyze")
+
+    def ours() -> Run:
+        cluster.wipe()
+        try:
+            run = child("benchmarks.search:copied", url=cluster.url, dsn=source.dsn(via="tcp"), rows=rows)
+        finally:
+            drop_slot(source, "bench_search")
+        found = cluster.ask("GET", "/docs/_count")["count"]
+        if found != rows:
+            raise SystemExit(f"{found} documents of {rows}")
+        return run
+
+    def theirs() -> Run:
+        return child("benchmarks.search:bulk", url=cluster.url, rows=rows)
+
+    return line.alternate(runs, ours, theirs)
+
+
+def _probes(line: Contest, source: Any, cluster: SearchServer, probes: int, runs: int) -> Contest:
+    source.execute("drop publication if exists docs; drop table if exists docs")
+    source.execute(workloads.create("docs"))
+    source.execute("create publication docs for table docs")
+
+    def ours() -> Run:
+        cluster.wipe()
+        source.execute("truncate docs")
+        try:
+            return child(
+                "benchmarks.search:probed", url=cluster.url, dsn=source.dsn(via="tcp"), probes=probes
+            )
+        finally:
+            drop_slot(source, "bench_search")
+
+    def theirs() -> Run:
+        cluster.wipe()
+        return child("benchmarks.search:put", url=cluster.url, probes=probes)
+
+    line.alternate(runs, ours, theirs)
+    line.figure, line.baseline_figure = (
+        "p50 {:.0f} ms, p99 {:.0f} ms".format(
+            *(statistics.median(run.extra[name] for run in side) for name in ("p50", "p99"))
+        )
+        for side in (line.ours, line.theirs)
+    )
+    return line
+
+
+def _pipeline(url: str, dsn: str, state: str) -> Pipeline:
+    mapping = DataMapping(documents={"docs": Document("public.docs")})
+
+    def sink(context: SinkContext) -> AbstractAsyncContextManager[Sink]:
+        store = OpenSearchStore(SearchServerConfig(hosts=(url,)), context)
+        return cast(
+            "AbstractAsyncContextManager[Sink]",
+            mapped_sink(store, mapping, PostgresReader(Secret(dsn), "walcast bench read")),
+        )
+
+    source = PostgresSource(SourceConfig(Secret(dsn), name="bench", slot="bench_search", publication="docs"))
+    return Pipeline(source, {"find": sink}, state, PipelineSettings(serve=False), name="bench")
+
+
+async def copied(url: str, dsn: str, rows: int) -> dict[str, Any]:
+    """From the start of the pipeline until the documents can be found."""
+    with tempfile.TemporaryDirectory() as state:
+        pipeline = _pipeline(url, dsn, state)
+        begin = time.perf_counter()
+        async with running(pipeline) as task:
+            await reached(pipeline, task, Lsn(1))
+            seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "rows": rows}
+
+
+async def bulk(url: str, rows: int) -> dict[str, Any]:
+    """The documents that the other run left, once more."""
+    config = SearchServerConfig(hosts=(url,))
+    async with Client(config) as client:
+        bodies: list[bytes] = []
+        lines: list[bytes] = []
+        size = 0
+        async for hits in client.scroll("docs", {"match_all": {}}, _source=True):
+            for hit in hits:
+                lines.append(dumps({"index": {"_id": hit["_id"]}}) + b"\n" + dumps(hit["_source"]) + b"\n")
+                size += len(lines[-1])
+                if size > config.bulk or len(lines) == 5000:
+                    bodies.append(b"".join(lines))
+                    lines, size = [], 0
+        bodies.append(b"".join(lines))
+        for name in await client.send("GET", "/_all/_alias"):
+            await client.send("DELETE", f"/{name}")
+        begin = time.perf_counter()
+        await client.send("PUT", "/plain", body_of(Collection("docs", "document", _FIELDS, ""), config))
+        waiting = iter([body for body in bodies if body])
+
+        async def work() -> None:
+            for body in waiting:
+                answer = await client.send("POST", "/plain/_bulk?filter_path=errors", body)
+                if answer["errors"]:
+                    raise SystemExit("documents were refused")
+
+        await asyncio.gather(*(work() for _ in range(config.concurrency)))
+        await client.send("POST", "/plain/_refresh")
+        seconds = time.perf_counter() - begin
+        found = (await client.send("GET", "/plain/_count"))["count"]
+    return {"seconds": seconds, "rows": found}
+
+
+async def probed(url: str, dsn: str, probes: int) -> dict[str, Any]:
+    """One row after the other: from its commit to the first search that finds it."""
+    with tempfile.TemporaryDirectory() as state:
+        pipeline = _pipeline(url, dsn, state)
+        async with running(pipeline) as task, Client(SearchServerConfig(hosts=(url,))) as client:
+            await reached(pipeline, task, Lsn(1))
+            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+
+                async def write(number: int) -> float:
+                    await connection.execute("insert into docs (id, note) values (%s, 'probe')", [number])
+                    return time.perf_counter()
+
+                return await _timed(client, "docs", probes, write)
+
+
+async def put(url: str, probes: int) -> dict[str, Any]:
+    """The same documents, put by the client itself: from the request to the first search that finds it."""
+    config = SearchServerConfig(hosts=(url,))
+    async with Client(config) as client:
+        await client.send("PUT", "/plain", body_of(Collection("docs", "document", _FIELDS, ""), config))
+
+        async def write(number: int) -> float:
+            begin = time.perf_counter()
+            await client.send("PUT", f"/plain/_doc/{number}?refresh=true", {"id": number, "note": "probe"})
+            return begin
+
+        return await _timed(client, "plain", probes, write)
+
+
+async def _timed(client: Client, index: str, probes: int, write: Any) -> dict[str, Any]:
+    taken = []
+    begun = time.perf_counter()
+    for number in range(probes + 10):
+        begin = await write(number)
+        query = {"query": {"term": {"id": number}}}
+        while not (await client.send("POST", f"/{index}/_search?filter_path=hits.total.value", query))[
+            "hits"
+        ]["total"]["value"]:
+            pass
+        taken.append(1000 * (time.perf_counter() - begin))
+    counted = sorted(taken[10:])
+    figures = {f"p{part}": percentile(counted, part / 100) for part in (50, 99)}
+    return {"seconds": time.perf_counter() - begun, "rows": probes, **figures}
