@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 @click.option(
     "-t", "--table", "tables", multiple=True, metavar="PATTERN", help="Only these tables ('shop.*')."
 )
-@click.option("--repair", is_flag=True, help="Send the rows that differ again.")
+@click.option(
+    "--repair", is_flag=True, help="Send the rows that differ again; a table without a key is copied anew."
+)
 @click.option("--continuous", is_flag=True, help="Over and over, until Ctrl-C; metrics tell the results.")
 @click.option("--every", type=float, default=60.0, show_default=True, help="Seconds between two rounds.")
 @click.option(
