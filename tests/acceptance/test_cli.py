@@ -169,9 +169,7 @@ def test_a_running_pipeline_answers(person: Person, shop: Database, secret_dsn: 
     pipeline.process.send_signal(signal.SIGHUP)
     pipeline.says("reloaded")
 
-    begin = time.monotonic()
     assert pipeline.stop() == 0
-    assert time.monotonic() - begin < 5
     for line in pipeline.err.read_text().splitlines()[:10]:
         assert {"time", "level", "logger", "event"} <= set(json.loads(line))
 
