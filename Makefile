@@ -33,6 +33,9 @@ $(STAMP): pyproject.toml constraints.txt native/build_hook.py $(RUST)
 demo: setup ## Replicate a live PostgreSQL into four copies and compare them (CHECK=1: unattended, one JSON line)
 	@$(BIN)/walcast demo $(if $(CHECK),--check)
 
+social: setup ## The social network at http://localhost:5000: a graph and a search kept in step (CHECK=1: unattended, one JSON line)
+	@cd examples/social && ../../$(BIN)/python -m social $(if $(CHECK),--check)
+
 lab: setup ## A primary and two replicas to write to, read from, break and repair (PLAIN=1: a numbered menu)
 	@$(BIN)/walcast lab $(if $(PLAIN),--plain)
 
@@ -53,7 +56,17 @@ check: setup ## Format, lint, strict types, import rules
 rust: ## Rust tests
 	@cd native && cargo test --quiet --locked -p walcast-core
 
-pytest: setup ## Python tests in parallel
+browser: ## A Chromium for the tests of pages: Debian's, where there is none and we may install it
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then exit 0; fi
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		echo "browser: installing Debian's chromium" >&2
+		apt-get update -qq
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=600 chromium fonts-dejavu-core >/dev/null
+	else
+		echo "browser: no chromium: its tests are skipped; hint: install it, as in: apt-get install chromium" >&2
+	fi
+
+pytest: setup browser ## Python tests in parallel
 	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -q $(ARGS)
 
 test-matrix: setup ## The suites of OpenSearch and Elasticsearch on 3.8 and 9.5, with a Java 21 of their own
@@ -78,4 +91,4 @@ docs: setup ## Regenerates the reference pages from the code
 clean: ## Removes what the targets made
 	rm -rf $(VENV) native/target src/walcast/accel/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help setup demo lab test check rust pytest test-matrix bench fuzz chaos verify-soak docs clean
+.PHONY: help setup demo social browser lab test check rust pytest test-matrix bench fuzz chaos verify-soak docs clean

@@ -152,3 +152,53 @@ async def test_what_is_in_the_way_is_found_without_opening_it(tmp_path: Path, da
         (finding,) = await store.examine()
         assert finding.level == "error", store
         assert finding.hint
+
+
+async def test_a_query_of_the_graph_disturbs_nothing(tmp_path: Path) -> None:
+    """What was accepted and is not durable yet survives every question, and is not shown before it is."""
+    config = GraphConfig(tmp_path / "g.lbug")
+    names = "match (n:User) where n._key in $keys return n.name order by n.name"
+    async with GraphStore(config, CONTEXT) as store:
+        await filled(store, [USER, FOLLOWS], Derived(1, [Put("User", "1", {"name": "one"})], checkpoint=AT))
+        after = Checkpoint(1, Position(Lsn(200), 1), Lsn(220))
+        await store.write(Derived(2, [Put("User", "2", {"name": "two"})], checkpoint=after))
+        assert await store.query(names, {"keys": ["1", "2"]}) == (["n.name"], [["one"]])
+        for wrong, says in (
+            ("match nonsense", "Parser"),
+            ("match (n:User) return n.nothing", "Binder"),
+            ("create (n:User {_key: 'x'})", "read-only"),
+            ("match (n:User) set n.name = 'x'", "read-only"),
+            ("return 1; return 2", "several"),
+            ("commit; create (n:User {_key: 'x'})", "several"),
+        ):
+            with pytest.raises(OperatorError, match=says):
+                await store.query(wrong)
+        assert (await store.query("return ';';"))[1] == [[";"]]
+        await store.flush()
+        assert await store.query(names, {"keys": ["1", "2"]}) == (["n.name"], [["one"], ["two"]])
+        long = [Put("User", str(n), {"name": str(n)}) for n in range(60)]
+        steps = [Put("FOLLOWS", f"{n}", {"since": n}, (), (str(n), str(n + 1))) for n in range(59)]
+        await filled(store, [], Derived(3, long), Derived(4, steps))
+        far = "match (a:User {_key: '0'})-[e:FOLLOWS* shortest 1..1000]->(b:User) return max(length(e))"
+        assert (await store.query(far))[1] == [[59]]
+    async with GraphStore(config, CONTEXT) as store:
+        assert await store.checkpoint() == after
+
+
+async def test_likes_are_marked_by_the_words_that_tell_most(tmp_path: Path) -> None:
+    common = "and then there were others"
+    posts = [
+        post("1", "Whales", f"Whales swim in the deep sea {common}"),
+        post("2", "Ships", f"A ship in the deep met whales {common} <b>&"),
+        post("3", "Bread", f"Flour is baked {common}"),
+        *(post(str(n), "Other", f"Number {n} {common}") for n in range(4, 10)),
+    ]
+    async with SearchStore(SearchConfig(tmp_path / "i"), CONTEXT) as store:
+        await filled(store, [POSTS], Derived(5, posts, checkpoint=AT))
+        index = SearchIndex(tmp_path / "i", "posts")
+        best = index.more_like("1", ["title", "body"])[0]
+        assert best.id == "2"
+        assert "<b>deep</b>" in best.highlights["body"]
+        assert "<b>whales</b>" in best.highlights["body"]
+        assert "<b>others</b>" not in best.highlights["body"]
+        assert {id_: body["title"] for id_, body in index.documents()}["3"] == "Bread"

@@ -578,3 +578,77 @@ async def test_a_flush_amid_a_transaction_is_refused_by_the_memory_sink() -> Non
     sink._in_parts = True
     with pytest.raises(FatalError, match="between the parts"):
         await sink.flush()
+
+
+async def test_a_paused_sink_misses_nothing_and_the_others_go_on(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    other = MemoryStore()
+    flow = pipeline(server, tmp_path, a=MemorySink(store), b=MemorySink(other))
+    async with running(flow):
+        await flow.wait_for(server.put(7), timeout=5)
+        await flow.pause("a")
+        assert flow.status().sink("a").state is SinkState.PAUSED
+        before = store.rows(USERS.table)
+        token = server.put(8)
+        await flow.wait_for(token, "b", timeout=5)
+        assert store.rows(USERS.table) == before
+        with pytest.raises(OperatorError, match="paused"):
+            await flow.wait_for(token, "a", timeout=5)
+        with pytest.raises(OperatorError, match="paused"):
+            await flow.pause("a")
+        await flow.reload()
+        assert flow.status().sink("a").state is SinkState.PAUSED, (
+            "a reload tries again what failed, not what was asked for"
+        )
+        await flow.resume("a")
+        await flow.wait_for(token, "a", timeout=5)
+        assert store.rows(USERS.table) == other.rows(USERS.table) == server.expected()
+        with pytest.raises(ConfigError):
+            await flow.pause("nobody")
+
+
+async def test_a_pipeline_whose_sinks_are_all_paused_goes_on_later(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    flow = pipeline(server, tmp_path, replace(SETTINGS, on_stall="release"), a=MemorySink(store))
+    async with running(flow):
+        await flow.wait_for(server.put(7), timeout=5)
+        await flow.pause("a")
+        await until(lambda: not flow.status().source.streaming)
+        token = server.put(8)
+        await flow.resume("a")
+        await flow.wait_for(token, timeout=5)
+        assert flow.status().sink("a").state is SinkState.STREAMING
+    assert store.rows(USERS.table) == server.expected()
+
+
+async def test_a_paused_pipeline_begins_anew_with_all_its_sinks(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    flow = pipeline(server, tmp_path, a=MemorySink(store))
+    async with running(flow):
+        await flow.wait_for(server.put(7), timeout=5)
+        await flow.pause("a")
+        token = server.put(8)
+    again = pipeline(server, tmp_path, a=MemorySink(store))
+    async with running(again):
+        await again.wait_for(token, timeout=5)
+    assert store.rows(USERS.table) == server.expected()
+
+
+async def test_a_batch_leaves_a_trail_from_its_commit_to_each_sink(
+    server: ScriptedServer, store: MemoryStore, tmp_path: Path
+) -> None:
+    flow = pipeline(server, tmp_path, a=MemorySink(store), b=MemorySink(MemoryStore()))
+    async with running(flow):
+        token = server.put(7)
+        await flow.wait_for(token, timeout=5)
+        trail = flow.trail(10)
+    assert set(trail) == {"a", "b"}
+    for steps in trail.values():
+        step = steps[0]
+        assert step.received is not None
+        assert step.durable is not None
+        assert step.received <= step.taken <= step.written <= step.durable
+        assert step.changes["app.users"]

@@ -50,7 +50,7 @@ def make_source(settings: Settings) -> PostgresSource:
 def sink_factories(settings: Settings) -> dict[str, SinkFactory]:
     """How the pipeline opens each sink, again after each failure."""
 
-    mapping = declared(settings.mapping)
+    mapping = declared(settings.mapping, settings.path)
     source = source_config(settings)
     return {
         sink.name: sink_factory(registry.sink(sink.type), sink.config, mapping, source)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, LiteralString
 
 from walcast.app.settings import Settings
@@ -45,19 +47,28 @@ class Shown:
     example: dict[str, Any] | None
 
 
-def declared(mapping: DataMapping) -> DataMapping:
-    """The mapping with what it takes from Python. Raises ConfigError."""
+def declared(mapping: DataMapping, beside: Path | None = None) -> DataMapping:
+    """The mapping with what it takes from Python: a DataMapping, or a function that makes one. `beside` is the
+    configuration's file: modules in its folder are found, too. Raises ConfigError."""
     if mapping.declared is None:
         return mapping
     module, _, name = mapping.declared.partition(":")
+    folder = str(Path.cwd() if beside is None else beside.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        found = None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"mapping.declared: {mapping.declared!r} cannot be imported: {error}",
+            hint=f'write "package.module:name"; modules in {folder} are found, and what is on the Python path',
+        ) from error
+    if not isinstance(found, DataMapping) and callable(found):
+        found = found()
     if not isinstance(found, DataMapping):
         raise ConfigError(
-            f"mapping.declared: {mapping.declared!r} is no DataMapping that can be imported",
-            hint='write "package.module:name"; is it on the Python path?',
+            f"mapping.declared: {mapping.declared!r} is no DataMapping",
+            hint="name a walcast.mapping.DataMapping, or a function that makes one",
         )
     return replace(
         found,
@@ -195,7 +206,7 @@ async def _plan(
     kinds: Sequence[Kind] = ("document", "vertex", "edge"),
     only: Sequence[str] = (),
 ) -> Plan:
-    mapping = declared(settings.mapping)
+    mapping = declared(settings.mapping, settings.path)
     if not mapping:
         raise ConfigError(
             "there is no mapping", hint='add [mapping.documents.NAME] with table = "schema.table"'

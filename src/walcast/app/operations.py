@@ -237,6 +237,24 @@ async def reload(settings: Settings) -> list[str]:
     return changes
 
 
+async def pause(settings: Settings, sink: str) -> None:
+    """Closes a sink of the running pipeline. Raises NotRunning."""
+    sinks_named(settings, sink)
+    await ask(settings, "pause", {"sink": sink}, timeout=60)
+
+
+async def resume(settings: Settings, sink: str) -> None:
+    """Opens it again. Raises NotRunning."""
+    sinks_named(settings, sink)
+    await ask(settings, "resume", {"sink": sink})
+
+
+async def trail(settings: Settings, limit: int) -> dict[str, list[dict[str, Any]]]:
+    """The latest batches of each sink of the running pipeline. Raises NotRunning."""
+    found: dict[str, list[dict[str, Any]]] = await ask(settings, "trail", {"limit": limit})
+    return found
+
+
 async def resync(
     settings: Settings,
     tables: tuple[str, ...],

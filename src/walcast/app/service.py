@@ -168,7 +168,7 @@ async def _reach(pipeline: Pipeline, token: Token | None) -> None:
 
 def _settled(status: PipelineStatus) -> bool:
     """Every sink follows the stream, or has stopped."""
-    done = (SinkState.STREAMING, SinkState.STOPPED, SinkState.RELEASED)
+    done = (SinkState.STREAMING, SinkState.PAUSED, SinkState.STOPPED, SinkState.RELEASED)
     return status.state == "running" and all(sink.state in done for sink in status.sinks)
 
 

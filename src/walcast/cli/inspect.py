@@ -1,7 +1,8 @@
-"""status, token, wait, reload, query: questions to a pipeline, running or not."""
+"""status, token, wait, pause, resume, trail, reload, query: questions to a pipeline, running or not."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import click
@@ -183,6 +184,80 @@ async def resync_command(
             what = "every table" if rest is None else ", ".join(map(str, rest))
             when = "is copied anew" if done.at_once else "will be copied anew when the pipeline runs"
             click.echo(f"{name}: {what} {when}")
+
+
+@click.command("pause")
+@click.argument("sink")
+@command
+async def pause_command(context: Context, sink: str) -> None:
+    """Close SINK in the running pipeline, after what it has in hand, and leave it closed until `walcast resume` or the next
+    start.
+
+    The others go on. The slot keeps the WAL that SINK misses, up to engine.wal_budget.
+    """
+    await operations.pause(context.settings(), sink)
+    if context.as_json:
+        output.print_json({"sink": sink, "state": "paused"})
+    else:
+        click.echo(f"{sink} is paused; go on with: walcast resume {sink}")
+
+
+@click.command("resume")
+@click.argument("sink")
+@command
+async def resume_command(context: Context, sink: str) -> None:
+    """Open SINK again, which was paused or has stopped: it goes on where it was."""
+    await operations.resume(context.settings(), sink)
+    if context.as_json:
+        output.print_json({"sink": sink, "state": "opening"})
+    else:
+        click.echo(f"{sink} is opened again")
+
+
+@click.command("trail")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="How many batches.")
+@command
+async def trail_command(context: Context, limit: int) -> None:
+    """Show the latest batches' way: when each was committed, and how long after that it came over the stream, was written, and
+    was durable in each copy.
+
+    Kept in the running pipeline's memory, for people who watch; for figures over time see its metrics.
+    """
+    found = await operations.trail(context.settings(), limit)
+    if context.as_json:
+        output.print_json(found)
+        return
+    rows = [
+        (step["committed"] or step["taken"], name, step) for name, steps in found.items() for step in steps
+    ]
+    output.print_table(
+        ("committed", "sink", "through", "stream", "written", "durable", "changes"),
+        [
+            _step_row(name, step)
+            for _, name, step in sorted(rows, key=lambda row: row[0], reverse=True)[:limit]
+        ],
+    )
+
+
+def _step_row(sink: str, step: dict[str, Any]) -> tuple[object, ...]:
+    committed = step["committed"]
+
+    def after(moment: float | None) -> str | None:
+        if moment is None or committed is None:
+            return None
+        return f"+{output.human_seconds(max(0.0, moment - committed))}"
+
+    changes = sum(count for counts in step["changes"].values() for count in counts.values())
+    when = None if committed is None else datetime.fromtimestamp(committed).strftime("%H:%M:%S.%f")[:-3]
+    return (
+        when,
+        sink,
+        step["through"],
+        after(step["received"]),
+        after(step["written"]),
+        after(step["durable"]),
+        changes,
+    )
 
 
 @click.command("reload")

@@ -51,6 +51,16 @@ async def check_sinks(case: Case) -> Sequence[Finding]:
 
 def _sink(sink: Mapping[str, Any], running: bool) -> list[Finding]:
     error, name = sink["error"], sink["name"]
+    if sink["state"] == "paused":
+        return [
+            Finding(
+                "warning",
+                "sink_paused",
+                f"sink {name} is paused: the slot keeps what it misses",
+                f"walcast resume {name}",
+                where=name,
+            )
+        ]
     if error is None:
         return []
     stopped = not running or sink["state"] == "stopped"

@@ -1,6 +1,6 @@
 """The engine: one source, many sinks, exactly once where the target can. It knows only the ports of `walcast.model`."""
 
-from walcast.engine.control import ControlError, NotRunning, call
+from walcast.engine.control import ControlError, NotRunning, call, call_blocking
 from walcast.engine.history import Switch
 from walcast.engine.metrics import METRICS, Metrics, Sample
 from walcast.engine.ownership import owned, owner
@@ -31,6 +31,7 @@ __all__ = [
     "Verdict",
     "adopt_slot",
     "call",
+    "call_blocking",
     "classify",
     "owned",
     "owner",

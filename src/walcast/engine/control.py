@@ -128,16 +128,49 @@ async def call(
             with _reachable(folder) as path:
                 reader, writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
         except (FileNotFoundError, ConnectionRefusedError):
-            raise NotRunning(f"no pipeline runs on {folder}", hint="start it with `walcast run`") from None
+            raise _not_running(folder) from None
         try:
-            writer.write(json.dumps({"method": method, "params": params or {}}).encode() + b"\n")
+            writer.write(_request(method, params))
             await writer.drain()
             line = await reader.readline()
         except ConnectionError:
             line = b""
         finally:
             writer.close()
-    if not line:
+    return _result(folder, line)
+
+
+def call_blocking(
+    state_dir: str | Path, method: str, params: dict[str, Any] | None = None, *, timeout: float = 10.0
+) -> Any:
+    """The same for a program that is not async. `timeout` bounds each wait for the socket."""
+    folder = Path(state_dir)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        try:
+            with _reachable(folder) as path:
+                connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise _not_running(folder) from None
+        try:
+            connection.sendall(_request(method, params))
+            with connection.makefile("rb") as answer:
+                line = answer.readline(LINE_LIMIT)
+        except ConnectionError:
+            line = b""
+    return _result(folder, line)
+
+
+def _request(method: str, params: dict[str, Any] | None) -> bytes:
+    return json.dumps({"method": method, "params": params or {}}).encode() + b"\n"
+
+
+def _not_running(folder: Path) -> NotRunning:
+    return NotRunning(f"no pipeline runs on {folder}", hint="start it with `walcast run`")
+
+
+def _result(folder: Path, line: bytes) -> Any:
+    if not line.endswith(b"\n"):
         raise NotRunning(f"the pipeline on {folder} ended", hint="see its log")
     answer = json.loads(line)
     if answer["ok"]:

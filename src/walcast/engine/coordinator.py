@@ -27,6 +27,7 @@ from walcast.engine.settings import PipelineSettings
 from walcast.engine.statefile import StateFile
 from walcast.engine.status import SinkState
 from walcast.engine.tasks import end
+from walcast.engine.trail import Arrivals
 from walcast.engine.worker import SinkWorker
 from walcast.model import (
     Batch,
@@ -69,6 +70,7 @@ class Coordinator:
         self._source = source
         self._open = True
         self.recent = Recent()
+        self.arrivals = Arrivals()
         self._ledger = ledger
         self._state = state
         self._settings = settings
@@ -148,10 +150,11 @@ class Coordinator:
     async def _step(self) -> None:
         """One look around. Everything that blocks is in a task of its own."""
         await self._collect()
-        if all(worker.finished for worker in self.workers):
+        if all(worker.finished and not worker.pausing for worker in self.workers):
             raise _AllStopped
         for worker in self.workers:
-            if worker.finished and self._settings.on_stall == "release" and worker.holds:
+            ended = worker.finished and not worker.pausing
+            if ended and self._settings.on_stall == "release" and worker.holds:
                 await self.release(worker)
         waiting = [worker for worker in self.workers if worker.waiting]
         if waiting:
@@ -300,6 +303,7 @@ class Coordinator:
             async with aclosing(self._source.stream(after)) as stream:  # type: ignore[type-var]  # a generator
                 async for batch in stream:
                     self.recent.note(batch)
+                    self.arrivals.note(batch)
                     if self.stopping:  # kept open: it still carries confirmations
                         await asyncio.get_running_loop().create_future()
                     self._mid_transaction = batch.part is not None and not batch.part.last

@@ -20,6 +20,7 @@ from walcast.engine.ledger import Ledger
 from walcast.engine.metrics import Metrics
 from walcast.engine.settings import PipelineSettings
 from walcast.engine.tables import FROM_THE_BEGINNING, NEVER, TableBook
+from walcast.engine.trail import Trail
 from walcast.model import (
     Batch,
     Builds,
@@ -58,6 +59,7 @@ class Delivery:
         settings: PipelineSettings,
         changed: Callable[[], None],
         aside: Aside | None = None,
+        trail: Trail | None = None,
     ) -> None:
         self.name = name
         self.sink = sink
@@ -77,6 +79,7 @@ class Delivery:
         self._metrics = metrics
         self._settings = settings
         self._changed = changed
+        self._trail = trail
         if isinstance(sink, Builds):
             sink.building = book.building
             sink.may_build = book.may_build
@@ -152,6 +155,8 @@ class Delivery:
         for commit in self._commits:
             latency.observe(max(0.0, now - commit))
         self._commits.clear()
+        if self._trail is not None:
+            self._trail.durable()
         if self.sink.keeps_checkpoint:
             self._ledger.saved(self.name, checkpoint)
         else:
@@ -222,6 +227,7 @@ class Delivery:
             await self._book.copying(table, self._book.copy_starts[table])
         if failpoints.active:
             await failpoints.passed("write.before")
+        taken = time.time()
         try:
             durability = await (self.aside or self.sink).write(batch)
         except LostWithIt as lost:
@@ -237,6 +243,8 @@ class Delivery:
         if failpoints.active:
             await failpoints.passed("snapshot.part" if snapshot else "write.after")
         self._count(batch)
+        if self._trail is not None:
+            self._trail.written(batch, taken)
         if snapshot:
             await self._chunk_written(batch, durability)
         else:

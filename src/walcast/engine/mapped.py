@@ -25,6 +25,7 @@ from walcast.model import (
     Journal,
     KeepsJournal,
     Lsn,
+    OperatorError,
     Position,
     Refusal,
     Relation,
@@ -143,6 +144,14 @@ class MappedSink:
         self._check_filler()
         async with self._calls:
             await self.store.flush()
+
+    async def query(self, *args: object, **kwargs: object) -> object:
+        """Asks the store, between two of its writes. Raises OperatorError for a store that others can ask themselves."""
+        ask = getattr(self.store, "query", None)
+        if ask is None:
+            raise OperatorError("this copy answers no queries here", hint="ask the store itself")
+        async with self._calls:
+            return await ask(*args, **kwargs)
 
     async def filled(self) -> None:
         """Returns when no collection is being filled any more. Raises what broke the filling."""

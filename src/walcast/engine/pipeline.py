@@ -37,6 +37,7 @@ from walcast.engine.settings import PipelineSettings
 from walcast.engine.statefile import StateFile
 from walcast.engine.status import PipelineStatus, SinkState
 from walcast.engine.tasks import end
+from walcast.engine.trail import Step
 from walcast.engine.worker import Make, SinkWorker
 from walcast.model import (
     ConfigError,
@@ -101,6 +102,7 @@ class Pipeline:
                 self.metrics,
                 self._coordinator.look,
                 self._coordinator.admissions.taken_up,
+                self._coordinator.arrivals,
             )
             for sink, made in sinks.items()
         }
@@ -169,8 +171,32 @@ class Pipeline:
         """Looks again which tables are published, and tries stopped sinks again."""
         self._coordinator.relist = True
         for worker in self._workers.values():
-            self._revive(worker)
+            if not worker.pausing:
+                self._revive(worker)
         self._coordinator.look()
+
+    async def pause(self, sink: str) -> None:
+        """Closes a sink, after what it has in hand, and leaves it closed until `resume` or the next start. The slot keeps
+        what comes meanwhile, up to the WAL budget; the other sinks go on. Returns when it is closed."""
+        worker, task = self._worker(sink), self._tasks.get(sink)
+        if task is None or task.done():
+            raise OperatorError(f"sink {sink} is {worker.state.value}", hint=f"walcast resume {sink}")
+        worker.pausing = True
+        worker.stop()
+        _, late = await asyncio.wait([task], timeout=self.settings.stop_timeout)
+        await end(*late)
+        worker.paused()
+        self._coordinator.look()
+        log.info("sink_paused", extra={"sink": sink})
+
+    async def resume(self, sink: str) -> None:
+        """Opens a sink that was paused, or has stopped, again: it goes on where it was. No effect on one that runs."""
+        self._revive(self._worker(sink))
+        self._coordinator.look()
+
+    def trail(self, limit: int) -> dict[str, list[Step]]:
+        """The latest batches of each sink, newest first, with the times of their way."""
+        return {name: worker.trail.latest(limit) for name, worker in self._workers.items()}
 
     async def query(self, sink: str, *args: object, **kwargs: object) -> object:
         """Asks the sink's own `query`, between two of its writes. Raises OperatorError when it has none or is closed."""
@@ -418,6 +444,10 @@ class Pipeline:
         reached = asyncio.ensure_future(self._ledger.reached(worker.name, token))
         try:
             while not reached.done():
+                if worker.state is SinkState.PAUSED:
+                    raise OperatorError(
+                        f"sink {worker.name} is paused", hint=f"go on with: walcast resume {worker.name}"
+                    )
                 if worker.state in (SinkState.STOPPED, SinkState.RELEASED):
                     why = f": {worker.problem.message}" if worker.problem is not None else ""
                     raise OperatorError(f"sink {worker.name} has stopped{why}", hint="see `walcast status`")

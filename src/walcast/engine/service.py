@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from walcast.engine.control import ControlServer
+from walcast.engine.status import plain
 from walcast.model import ConfigError, Lsn, TableId
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def register(control: ControlServer, pipeline: Pipeline) -> None:
-    """Registers status, wait, reload, resync, stop, poke, query, dead, dead_retry and dead_drop."""
+    """Registers status, wait, reload, resync, pause, resume, stop, poke, trail, query, dead, dead_retry and dead_drop."""
 
     async def status(params: dict[str, Any]) -> Any:
         fresh = params.get("fresh", True)
@@ -32,6 +33,17 @@ def register(control: ControlServer, pipeline: Pipeline) -> None:
             params["sink"], None if tables is None else [TableId(*table) for table in tables]
         )
         return True
+
+    async def pause(params: dict[str, Any]) -> Any:
+        await pipeline.pause(params["sink"])
+        return True
+
+    async def resume(params: dict[str, Any]) -> Any:
+        await pipeline.resume(params["sink"])
+        return True
+
+    async def trail(params: dict[str, Any]) -> Any:
+        return plain(pipeline.trail(int(params.get("limit", 50))))
 
     async def stop(params: dict[str, Any]) -> Any:
         pipeline.stop()
@@ -53,7 +65,22 @@ def register(control: ControlServer, pipeline: Pipeline) -> None:
     async def dead_drop(params: dict[str, Any]) -> Any:
         return await pipeline.drop_dead(params["sink"], params.get("numbers"))
 
-    for handler in (status, wait, reload, resync, stop, poke, query, dead, dead_retry, dead_drop):
+    handlers = (
+        status,
+        wait,
+        reload,
+        resync,
+        pause,
+        resume,
+        stop,
+        poke,
+        trail,
+        query,
+        dead,
+        dead_retry,
+        dead_drop,
+    )
+    for handler in handlers:
         control.register(handler.__name__, handler)
 
 

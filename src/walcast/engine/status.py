@@ -17,6 +17,7 @@ class SinkState(enum.Enum):
     STREAMING = "streaming"
     RETRYING = "retrying"
     DETACHED = "detached"
+    PAUSED = "paused"
     STOPPED = "stopped"
     RELEASED = "released"
 

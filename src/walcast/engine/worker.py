@@ -31,6 +31,7 @@ from walcast.engine.sieve import Suspects
 from walcast.engine.status import SinkState
 from walcast.engine.tables import TableBook
 from walcast.engine.tasks import end
+from walcast.engine.trail import Arrivals, Trail
 from walcast.engine.upgrade import load_journal
 from walcast.model import (
     Batch,
@@ -73,6 +74,7 @@ class SinkWorker:
         metrics: Metrics,
         changed: Callable[[], None],
         taken_up: Callable[[str], Awaitable[None]],
+        arrivals: Arrivals,
     ) -> None:
         self.name = name
         self.book = TableBook(copy=settings.snapshot == "initial")
@@ -82,6 +84,9 @@ class SinkWorker:
         self.error: Exception | None = None
         self.record: Record | None = None
         self.delivery: Delivery | None = None
+        self.trail = Trail(arrivals)
+        self.pausing = False
+        """Asked to end until it is revived: the slot waits for it, and nobody counts it as stopped."""
         self.finished = False
         self.tried = False
         """Its first attempt to open has ended, one way or the other."""
@@ -206,6 +211,11 @@ class SinkWorker:
         if self._admission is not None:
             self._admission.cancel()
 
+    def paused(self) -> None:
+        """It has ended as it was asked to, and waits to be revived."""
+        self.inbox.clear()
+        self.state = SinkState.PAUSED
+
     async def stop_tables(self, errors: list[TableStopped]) -> None:
         """Records tables that a snapshot could not bring."""
         if self.delivery is not None:
@@ -217,7 +227,7 @@ class SinkWorker:
         """Makes it ready to `run`, again after it has stopped."""
         self.state = SinkState.OPENING
         self._stopping.clear()
-        self._restarting = self.finished = False
+        self._restarting = self.finished = self.pausing = False
         self.problem = self.error = None
         self._backoff.reset()
 
@@ -332,6 +342,7 @@ class SinkWorker:
             self.inbox.clear()
             self.state = SinkState.DETACHED
         self._restarting = False
+        self.trail.forget()
         self._changed()
 
     async def _session(self) -> None:
@@ -348,6 +359,7 @@ class SinkWorker:
                 self._settings,
                 self._changed,
                 await self._aside(sink),
+                self.trail,
             )
             content = await load_journal(journal, f"the journal of sink {self.name}")
             kept = (

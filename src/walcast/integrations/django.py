@@ -6,6 +6,9 @@
     WALCAST = {"nodes": ["default", "replica1", "replica2"], "keys": [SECRET_KEY]}   # both optional
 
 Connections stay Django's own. Reads inside atomic() go where the transaction is.
+
+Models that say with `__walcast__` what they become: `declared = "walcast.integrations.django:mapping"` in walcast.toml takes
+them all, with DJANGO_SETTINGS_MODULE in the environment.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+import django
 import psycopg
+from django.apps import apps
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
@@ -31,6 +37,8 @@ from walcast.cluster.routing.fleet import Node
 from walcast.cluster.routing.router import Router
 from walcast.cluster.routing.session import Session, current, in_session
 from walcast.integrations.carrier import TokenCarrier
+from walcast.mapping import DataMapping, Declaration, Link, Through, declared_by, mapping_of, near_name
+from walcast.model import ConfigError
 from walcast.postgres.standing import look
 
 _lock = threading.Lock()
@@ -205,3 +213,91 @@ _LIBPQ = frozenset(
         "target_session_attrs",
     ]
 )
+
+
+def mapping() -> DataMapping:
+    """What the installed models say that they become, with `__walcast__` or a decorator. Raises ConfigError naming the model."""
+    if not apps.ready:
+        django.setup()
+    return mapping_of(DjangoModel(model) for model in apps.get_models())
+
+
+@dataclass(frozen=True, slots=True)
+class DjangoModel:
+    """`walcast.mapping.declaring.Model` of a Django model."""
+
+    model: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.model.__name__)
+
+    @property
+    def table(self) -> str:
+        return _public(self.model._meta.db_table)
+
+    @property
+    def key(self) -> list[str]:
+        fields = getattr(self.model._meta, "pk_fields", None) or [self.model._meta.pk]
+        return [field.column for field in fields]
+
+    @property
+    def declared(self) -> tuple[Declaration, ...]:
+        return declared_by(self.model)
+
+    def column(self, attribute: str) -> str:
+        for field in self.model._meta.concrete_fields:
+            if attribute in (field.name, field.attname):
+                return str(field.column)
+        raise self._missing("field", attribute, [field.name for field in self.model._meta.concrete_fields])
+
+    def link(self, relation: str) -> Link:
+        try:
+            field = self.model._meta.get_field(relation)
+        except FieldDoesNotExist:
+            field = self._backwards(relation)
+        if field is None or not field.is_relation:
+            raise self._missing(
+                "relation",
+                relation,
+                [field.name for field in self.model._meta.get_fields() if field.is_relation],
+            )
+        there = DjangoModel(field.related_model)
+        if field.many_to_many:
+            forward = field if field.concrete else field.remote_field
+            through = _public(forward.remote_field.through._meta.db_table)
+            near = {forward.m2m_column_name(): _column(forward.model, forward.m2m_target_field_name())}
+            far = {
+                forward.m2m_reverse_name(): _column(
+                    there.model if field.concrete else self.model, forward.m2m_reverse_target_field_name()
+                )
+            }
+            ours, theirs = (near, far) if field.concrete else (far, near)
+            return Link(there, True, {}, Through(through, ours, theirs))
+        if field.concrete:
+            return Link(there, False, {theirs.column: ours.column for ours, theirs in field.related_fields})
+        return Link(
+            there,
+            field.one_to_many,
+            {ours.column: theirs.column for ours, theirs in field.field.related_fields},
+        )
+
+    def _backwards(self, relation: str) -> Any:
+        """A relation of another model to this one, by the name of its accessor (`comment_set`)."""
+        for field in self.model._meta.related_objects:
+            if field.get_accessor_name() == relation:
+                return field
+        return None
+
+    def _missing(self, what: str, name: str, known: list[str]) -> ConfigError:
+        return ConfigError(f"{self.name} has no {what} {name!r}", hint=near_name(name, known))
+
+
+def _public(table: str) -> str:
+    """Django has no schemas; `"schema"."table"` is how people say one all the same."""
+    schema, dot, name = table.replace('"', "").partition(".")
+    return f"{schema}.{name}" if dot else f"public.{schema}"
+
+
+def _column(model: Any, field: str) -> str:
+    return str(model._meta.get_field(field).column)

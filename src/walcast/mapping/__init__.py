@@ -8,18 +8,32 @@ DataMapping (model) -> compile_mapping -> Plan -> affected(batch) -> climb -> as
 from walcast.mapping.affected import Work, affected, climb
 from walcast.mapping.assemble import assemble
 from walcast.mapping.compile import MappingError, compile_mapping, near_name, table_id, tables_of
+from walcast.mapping.declaring import (
+    Declaration,
+    Link,
+    Part,
+    declared_by,
+    document,
+    edge,
+    mapping_of,
+    search,
+    vertex,
+)
 from walcast.mapping.model import DataMapping, Document, Edge, End, Field, Nested, Route, Through, Vertex
 from walcast.mapping.plan import Node, Plan, Target
 
 __all__ = [
     "DataMapping",
+    "Declaration",
     "Document",
     "Edge",
     "End",
     "Field",
+    "Link",
     "MappingError",
     "Nested",
     "Node",
+    "Part",
     "Plan",
     "Route",
     "Target",
@@ -30,7 +44,13 @@ __all__ = [
     "assemble",
     "climb",
     "compile_mapping",
+    "declared_by",
+    "document",
+    "edge",
+    "mapping_of",
     "near_name",
+    "search",
     "table_id",
     "tables_of",
+    "vertex",
 ]

@@ -50,6 +50,11 @@ class GraphDatabase(Protocol):
         """All rows of one query."""
         ...
 
+    def read(self, query: str, parameters: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+        """Names and rows of somebody else's query of what is committed, beside the open transaction, which it does not
+        disturb. It cannot write."""
+        ...
+
     def get(self, name: str) -> Any:
         """None when it is not there."""
         ...
@@ -179,9 +184,12 @@ class CypherStore(Generic[D]):
         fields = [stored(kind, put.body.get(field)) for field, kind in collection.fields]
         return [*(put.ends or (None, None)), *fields]
 
-    async def query(self, cypher: str) -> tuple[list[str], list[list[Any]]]:
-        """Rows of a Cypher query, as the writer sees them."""
-        return [], await self._call(lambda: self._db.run(cypher))
+    async def query(
+        self, cypher: str, parameters: Mapping[str, Any] | None = None
+    ) -> tuple[list[str], list[list[Any]]]:
+        """Names and rows of a Cypher query of what is committed. It cannot write, and an error in it is the asker's alone."""
+        loop, ask = asyncio.get_running_loop(), self._db.read
+        return await loop.run_in_executor(self._worker, ask, cypher, dict(parameters or {}))
 
     def journal(self) -> Journal:
         return _Journal(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,11 @@ import ladybug
 
 from walcast.model import OperatorError, WalcastError
 
+_READ_LIMIT = 20_000
+"""Milliseconds that a query of somebody else's may take: the writer waits for it."""
+_QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|//[^\n]*|/\*.*?\*/""", re.DOTALL)
+_DEEPEST = 1000
+"""Steps that a path in such a query may have."""
 _META = "create node table if not exists _walcast (name string primary key, value string)"
 
 
@@ -31,6 +37,9 @@ class Database:
             try:
                 self._database = ladybug.Database(str(path), buffer_pool_size=memory, max_num_threads=threads)
                 self._connection = ladybug.Connection(self._database)
+                self._reader = ladybug.Connection(self._database)
+                self._reader.set_query_timeout(_READ_LIMIT)
+                self._reader.execute(f"call var_length_extend_max_depth={_DEEPEST}")
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -39,6 +48,7 @@ class Database:
 
     def close(self) -> None:
         self.rollback()
+        self._reader.close()
         self._connection.close()
         self._database.close()
         os.close(self._lock)
@@ -63,17 +73,22 @@ class Database:
     def run(self, query: str, **parameters: Any) -> list[list[Any]]:
         """All rows of one query."""
         with translated(self.path):
-            result = self._connection.execute(query, parameters=parameters)
-            rows: list[list[Any]] = []
-            assert not isinstance(result, list), "one query at a time"
+            return _rows(self._connection, query, parameters)[1]
+
+    def read(self, query: str, parameters: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+        """Names and rows of a query of what is committed, on a connection of its own that cannot write: what is open is
+        not disturbed, whatever the query is."""
+        if ";" in _QUOTED.sub("", query).rstrip("; \n"):
+            raise OperatorError(
+                "several queries at once", hint="ask one at a time"
+            )  # one could end the transaction
+        with translated(self.path):
+            self._reader.execute("begin transaction read only")
             try:
-                while result.has_next():
-                    row = result.get_next()
-                    assert isinstance(row, list)
-                    rows.append(row)
+                return _rows(self._reader, query, parameters)
             finally:
-                result.close()
-            return rows
+                with suppress(RuntimeError):  # after an error it has rolled back by itself
+                    self._reader.execute("rollback")
 
     def columns(self, table: str) -> dict[str, str]:
         """A table's columns and their types; none when there is no such table."""
@@ -110,6 +125,22 @@ def readable(path: Path) -> None:
     with translated(path):
         database = ladybug.Database(str(path), read_only=True, buffer_pool_size=64 << 20)
         database.close()
+
+
+def _rows(
+    connection: ladybug.Connection, query: str, parameters: dict[str, Any]
+) -> tuple[list[str], list[list[Any]]]:
+    result = connection.execute(query, parameters=parameters)
+    assert not isinstance(result, list), "one query at a time"
+    try:
+        rows: list[list[Any]] = []
+        while result.has_next():
+            row = result.get_next()
+            assert isinstance(row, list)
+            rows.append(row)
+        return result.get_column_names(), rows
+    finally:
+        result.close()
 
 
 def _locked(path: Path) -> int:

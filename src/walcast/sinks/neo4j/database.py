@@ -84,6 +84,16 @@ class Database:
             result = runner.run(query, parameters)
             return [list(record.values()) for record in result]
 
+    def read(self, query: str, parameters: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+        """On a session of its own that may only read."""
+        name, mode = self._config.database or None, neo4j.READ_ACCESS
+        with (
+            translated(self._config.uri),
+            self._driver.session(database=name, default_access_mode=mode) as session,
+        ):
+            result = session.run(query, parameters)
+            return list(result.keys()), [list(record.values()) for record in result]
+
     def rows(self, query: str, rows: list[Any], **parameters: Any) -> list[list[Any]]:
         """`run` with `$rows`, counted for `full`."""
         self._rows += len(rows)

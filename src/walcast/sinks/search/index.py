@@ -41,6 +41,17 @@ def schema_of(fields: Sequence[tuple[str, str]], tokenizer: str) -> tantivy.Sche
     return made.build()
 
 
+def analyzer(tokenizer: str) -> Any:
+    """What cuts text into words as the index does."""
+    if tokenizer in ("raw", "whitespace"):
+        return tantivy.TextAnalyzerBuilder(getattr(tantivy.Tokenizer, tokenizer)()).build()
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+    builder = builder.filter(tantivy.Filter.remove_long(40)).filter(tantivy.Filter.lowercase())
+    if tokenizer == "en_stem":
+        builder = builder.filter(tantivy.Filter.stemmer("English"))
+    return builder.build()
+
+
 class Writing:
     """An index that is written. What was put or deleted is there for readers after `commit`, or not at all."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ import tantivy
 
 from walcast.model import Checkpoint, OperatorError, Token
 from walcast.sinks.search import state as kept
-from walcast.sinks.search.index import schema_of, translated
+from walcast.sinks.search.index import analyzer, schema_of, translated
+
+_MARKED = 30
+"""Words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ class SearchIndex:
         return self._hits(searcher, query, limit)
 
     def more_like(self, id_: str, fields: Sequence[str] = (), limit: int = 10) -> list[Hit]:
-        """Documents whose text is like that of this one, without it; none when there is no such document."""
+        """Documents whose text is like that of this one, without it; none when there is no such document. Marked are the words
+        that tell most: frequent in this one, rare in others."""
         searcher = self._searcher()
         body = self._body(searcher, id_)
         chosen = list(fields) or self._texts
@@ -68,7 +74,8 @@ class SearchIndex:
         query = tantivy.Query.more_like_this_document_fields_query(
             self._schema, dict(given), min_doc_frequency=1, min_term_frequency=1
         )
-        return [hit for hit in self._hits(searcher, query, limit + 1) if hit.id != id_][:limit]
+        shown = {name: self._telling(searcher, name, text) for name, (text,) in given}
+        return [hit for hit in self._hits(searcher, query, limit + 1, shown) if hit.id != id_][:limit]
 
     def get(self, id_: str) -> dict[str, Any] | None:
         """A document's body."""
@@ -76,9 +83,15 @@ class SearchIndex:
 
     def ids(self) -> list[str]:
         """The ids of all documents."""
+        return [id_ for id_, _ in self.documents()]
+
+    def documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Id and body of each document, in no order."""
         searcher = self._searcher()
         found = searcher.search(tantivy.Query.all_query(), max(1, searcher.num_docs), count=False).hits
-        return [searcher.doc(address)["_key"][0] for _, address in found]
+        for _, address in found:
+            document = searcher.doc(address)
+            yield document["_key"][0], json.loads(document["_body"][0])
 
     def _searcher(self) -> Any:
         """Follows the collection to its next generation."""
@@ -104,9 +117,26 @@ class SearchIndex:
         body: dict[str, Any] = json.loads(searcher.doc(found[0][1])["_body"][0]) if found else {}
         return body
 
-    def _hits(self, searcher: Any, query: Any, limit: int) -> list[Hit]:
+    def _telling(self, searcher: Any, field: str, text: str) -> Any:
+        """A query of the words of `text` that tell most, for what is to be marked: the query of likes names none."""
+        counts = Counter(analyzer(self._tokenizer).analyze(text))
+        there = searcher.num_docs
+        weights = {}
+        for word, count in counts.items():
+            holding = searcher.doc_freq(field, word)
+            if len(word) > 3 and holding <= max(2, there // 3):
+                weights[word] = count * math.log((there + 1) / (holding + 0.5))
+        best = sorted(weights, key=lambda word: (-weights[word], word))[:_MARKED]
+        terms = [(tantivy.Occur.Should, tantivy.Query.term_query(self._schema, field, word)) for word in best]
+        return tantivy.Query.boolean_query(terms)
+
+    def _hits(
+        self, searcher: Any, query: Any, limit: int, marking: Mapping[str, Any] | None = None
+    ) -> list[Hit]:
+        """`marking`: of each field, the query whose words are marked; by default the query itself."""
         snippets = {
-            name: tantivy.SnippetGenerator.create(searcher, query, self._schema, name) for name in self._texts
+            name: tantivy.SnippetGenerator.create(searcher, asked, self._schema, name)
+            for name, asked in (marking or dict.fromkeys(self._texts, query)).items()
         }
         hits = []
         for score, address in searcher.search(query, limit, count=False).hits:

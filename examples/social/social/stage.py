@@ -1,0 +1,193 @@
+"""All of it on this machine: PostgreSQL, the pipeline as a process of its own, the web server.
+
+python -m social              at http://localhost:5000
+python -m social --check      goes through every page, kills the pipeline, compares the copies; one line of JSON
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from flask import Flask
+from werkzeug.serving import BaseWSGIServer, make_server
+
+import social
+from social import seeding
+from walcast.engine import owner
+from walcast.integrations.copies import Copies
+from walcast.postgres.local import LocalServer
+
+PORT = 5000
+_STARTING = 60.0
+# Ends the pipeline when this process is gone, however it ended: then the kernel closes the pipe.
+_WATCH = '"$@" & child=$!; read -r _; kill -TERM $child 2>/dev/null; wait $child'
+
+
+class PipelineProcess:
+    """`walcast run`, as a person would start it; killed and started again at will."""
+
+    def __init__(self, folder: Path, config: Path, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._state_dir = folder / "state"
+        self._log = folder / "pipeline.log"
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "walcast", "--config", str(self._config), "run", "--no-progress"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _WATCH, "walcast-watchdog", *command],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the one who started all of it
+            )
+
+    def kill(self) -> None:
+        """As a crash does it."""
+        pid = owner(self._state_dir)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What runs. `folder` holds the copies."""
+
+    url: str
+    folder: Path
+    uri: str
+    app: Flask
+    pipeline: PipelineProcess
+
+
+@contextlib.contextmanager
+def stage(port: int = PORT, *, quiet: bool = False) -> Iterator[Stage]:
+    """Everything, until the context ends. The database is SQLALCHEMY_DATABASE_URI's, or one of its own, gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="walcast-social-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        uri = os.environ.get("SQLALCHEMY_DATABASE_URI") or _own_server(stack)
+        environment = os.environ | {
+            "SQLALCHEMY_DATABASE_URI": uri,
+            "WALCAST_PIPELINE__STATE_DIR": str(folder / "state"),
+            "WALCAST_SINKS__GRAPH__PATH": str(folder / "graph.lbug"),
+            "WALCAST_SINKS__SEARCH__PATH": str(folder / "search"),
+        }
+        app = social.create_app(SQLALCHEMY_DATABASE_URI=uri, WALCAST_ENVIRONMENT=environment)
+        stack.callback(app.extensions["social.router"].close)
+        with app.extensions["social.router"].write() as lease:
+            seeding.fill(lease.connection)
+        pipeline = stack.enter_context(PipelineProcess(folder, social.CONFIG, environment))
+        server = _listen(app, port)
+        thread = threading.Thread(target=server.serve_forever, name="web", daemon=True)
+        thread.start()
+        stack.callback(server.server_close)
+        stack.callback(thread.join)
+        stack.callback(server.shutdown)
+        url = f"http://localhost:{server.port}"
+        if server.port != port and port and not quiet:
+            print(f"social: port {port} is taken; this is {server.port}", file=sys.stderr)
+        _await_copies(folder)
+        yield Stage(url, folder, uri, app, pipeline)
+
+
+def _own_server(stack: contextlib.ExitStack) -> str:
+    server = stack.enter_context(LocalServer(18))
+    server.execute("create database social")
+    return server.dsn("social")
+
+
+def _listen(app: Flask, port: int) -> BaseWSGIServer:
+    """On this port, or the next that is free."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    for tried in range(port, port + 50) if port else (0,):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", tried))
+        except OSError:
+            listener.close()
+            continue
+        listener.listen(128)
+        with listener:
+            return make_server(
+                "127.0.0.1", listener.getsockname()[1], app, threaded=True, fd=listener.fileno()
+            )
+    raise SystemExit(f"social: no port from {port} to {port + 49} is free")
+
+
+def _await_copies(folder: Path) -> None:
+    """Returns once both follow the stream."""
+    copies, deadline = Copies(folder / "state"), time.monotonic() + _STARTING
+    while time.monotonic() < deadline:
+        status: dict[str, Any] | None = copies.status(fresh=False)
+        if status is not None and all(sink["state"] == "streaming" for sink in status["sinks"]):
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"social: the copies are not there: {(folder / 'pipeline.log').read_text()[-2000:]}")
+
+
+def _until_eof(stopping: threading.Event) -> None:
+    sys.stdin.read()
+    stopping.set()
+
+
+def main(arguments: list[str]) -> int:
+    """`--check`, `--port N`, and `--with-parent`: ends when standard input does."""
+    from social.tour import tour
+
+    check = "--check" in arguments
+    port = int(arguments[arguments.index("--port") + 1]) if "--port" in arguments else PORT
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    if "--with-parent" in arguments:
+        threading.Thread(target=_until_eof, args=(stopping,), daemon=True).start()
+    with stage(port, quiet=check) as running:
+        if check:
+            summary = tour(running)
+            print(json.dumps(summary), flush=True)
+            return 0 if summary["ok"] else 1
+        print(
+            f"social: {running.url} (log in as alice); its PostgreSQL: psql '{running.uri}'", file=sys.stderr
+        )
+        print(
+            f"social: the copies and the pipeline's log are in {running.folder}; Ctrl-C ends it",
+            file=sys.stderr,
+            flush=True,
+        )
+        stopping.wait()
+    return 0
