@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml constraints.txt native/build_hook.py $(RUST)
 	WALCAST_NATIVE=$(WALCAST_NATIVE) $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --editable . --group dev
 	touch $@
 
-demo: setup ## Replicate a live PostgreSQL into four copies and compare them (CHECK=1: unattended, one JSON line)
-	@$(BIN)/walcast demo $(if $(CHECK),--check)
+demo: setup ## A live PostgreSQL into four copies, and a social network at http://localhost:5000 (CHECK=1: unattended, one JSON line)
+	@$(BIN)/walcast demo --app examples/social $(if $(CHECK),--check)
 
 social: setup ## The social network at http://localhost:5000: a graph and a search kept in step (CHECK=1: unattended, one JSON line)
 	@cd examples/social && ../../$(BIN)/python -m social $(if $(CHECK),--check)

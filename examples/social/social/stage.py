@@ -181,6 +181,8 @@ def main(arguments: list[str]) -> int:
             summary = tour(running)
             print(json.dumps(summary), flush=True)
             return 0 if summary["ok"] else 1
+        if "--with-parent" in arguments:
+            print(json.dumps({"url": running.url, "uri": running.uri}), flush=True)
         print(
             f"social: {running.url} (log in as alice); its PostgreSQL: psql '{running.uri}'", file=sys.stderr
         )

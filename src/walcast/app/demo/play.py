@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from walcast.app.demo.application import DATABASE, Application
 from walcast.app.demo.compare import (
     Comparison,
     DuckDBCopy,
@@ -53,34 +54,50 @@ class Stage:
     handled: HandlerCopy
     pipeline: Pipeline
     shop: Shop
+    application: Application | None = None
+    """What runs beside it, and is to be announced: a checked one says nothing before its end."""
+    check: bool = False
 
 
-async def run_demo(*, check: bool, seconds: float | None = None) -> bool:
-    """Plays it. Returns whether every copy was found equal."""
+async def run_demo(*, check: bool, seconds: float | None = None, application: Path | None = None) -> bool:
+    """Plays it, with the application of a folder beside it. Returns whether every copy was found equal."""
     begin = time.monotonic()
     say = _say(quiet=False)
     limit = seconds if seconds is not None else (CHECK_SECONDS if check else None)
-    async with _stage(say) as stage:
+    found: dict[str, Any] | None = None
+    async with _stage(say, application, check=check) as stage:
         stop = asyncio.Event()
         with _on_signal(stop):
             status = await _act(stage, say, stop, limit, live=not check and sys.stdout.isatty())
             say("the workload has stopped; every copy is compared with the source, row by row")
             results = await _compare(stage)
+            if check and stage.application is not None:
+                found = await stage.application.says()
     summary = _summary(results, status, stage.shop, time.monotonic() - begin)
+    if found is not None:
+        summary |= {"ok": bool(summary["ok"] and found["ok"]), "application": found}
     if check:
         print(json.dumps(summary))
     else:
         _print_results(results, status)
-    return all(result.equal for result in results.values())
+    return bool(summary["ok"])
 
 
 @contextlib.asynccontextmanager
-async def _stage(say: Any) -> AsyncIterator[Stage]:
+async def _stage(say: Any, application: Path | None, *, check: bool) -> AsyncIterator[Stage]:
     folder = Path(tempfile.mkdtemp(prefix="walcast-demo-"))
     try:
         say("starting two PostgreSQL 18 servers: a source and a copy")
-        with LocalServer(18, settings={"max_wal_size": "1GB"}) as source, LocalServer(18) as copy:
+        async with contextlib.AsyncExitStack() as stack:
+            source = stack.enter_context(LocalServer(18, settings={"max_wal_size": "1GB"}))
+            copy = stack.enter_context(LocalServer(18))
             source.execute("create database shop")
+            beside = None
+            if application is not None:
+                source.execute(f"create database {DATABASE}")
+                beside = await stack.enter_async_context(
+                    _beside(application, folder, source.dsn(DATABASE), check=check)
+                )
             source_dsn, copy_dsn = source.dsn("shop"), copy.dsn("postgres")
             say(
                 "loading a shop: customers, products, orders (partitioned), order lines, audit, carts, curiosities"
@@ -103,9 +120,21 @@ async def _stage(say: Any) -> AsyncIterator[Stage]:
                 handled,
                 _pipeline(config, folder, copy_dsn, handled),
                 Shop(source_dsn),
+                beside,
+                check,
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def _beside(application: Path, folder: Path, dsn: str, *, check: bool) -> AsyncIterator[Application]:
+    opened = Application(application, folder / "application.log")
+    try:
+        await opened.open(dsn, check=check)
+        yield opened
+    finally:
+        await opened.close()
 
 
 def _pipeline(config: SourceConfig, folder: Path, copy_dsn: str, handled: HandlerCopy) -> Pipeline:
@@ -137,8 +166,15 @@ async def _act(
         + ("" if limit else "; Ctrl-C ends it")
     )
     running = asyncio.create_task(pipeline.run())
+    at = ""
+    if stage.application is not None and not stage.check:
+        beside = await stage.application.says()
+        at = beside.get("url", f"not there: {beside.get('error')}")
+        say(
+            f"the social network is {at} (log in as alice); psql '{beside.get('uri')}' reaches its PostgreSQL"
+        )
     await stage.shop.open()
-    with Screen(pipeline, stage.shop, live=live) as screen:
+    with Screen(pipeline, stage.shop, live=live, beside=at) as screen:
         started = end = None
         changed = False
         while not stop.is_set() and not running.done() and stage.shop.running:

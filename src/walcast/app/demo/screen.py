@@ -17,7 +17,9 @@ from walcast.engine import Pipeline, PipelineStatus
 class Screen:
     """Redrawn a few times a second on a terminal; a line every few seconds elsewhere."""
 
-    def __init__(self, pipeline: Pipeline, shop: Shop, *, live: bool) -> None:
+    def __init__(self, pipeline: Pipeline, shop: Shop, *, live: bool, beside: str = "") -> None:
+        """`beside`: where the application is, if there is one."""
+        self._beside = f"\nThe social network beside it: {beside}, log in as alice." if beside else ""
         self._pipeline, self._shop = pipeline, shop
         self._live = Live(console=Console(), auto_refresh=False) if live else None
         self._seen: dict[str, tuple[float, int]] = {}
@@ -75,5 +77,8 @@ class Screen:
             )
         foot = f"{self._shop.transactions:,} transactions written; source at {status.source.position}. {self._note}"
         return Group(
-            table, Text(foot + "\nCtrl-C stops the workload and compares every copy with the source.")
+            table,
+            Text(
+                foot + self._beside + "\nCtrl-C stops the workload and compares every copy with the source."
+            ),
         )
