@@ -19,7 +19,7 @@ from typing import Final
 import psycopg
 
 from benchmarks.harness import Contest, Plan, Run, percentile
-from walcast.app.cluster import programs
+from walcast.app.cluster_making import programs
 from walcast.cluster import operations as op
 from walcast.cluster.desired import Desired
 from walcast.cluster.local import LocalCluster

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from walcast.app.cluster import programs
+from walcast.app.cluster_making import programs
 from walcast.cluster import operations as op
 from walcast.cluster.desired import Desired
 from walcast.cluster.directory import Directory as Directory

@@ -86,6 +86,8 @@ async def until(
     ("name", "seen"),
     [
         ("async", "COMMIT took"),
+        ("remote-write", "50 of 50 rows written"),
+        ("first", "Inserted on the disk of the next into PRIMARY"),
         ("semi-sync", "the row IS committed at the primary"),
         ("sync", "waits for the last one into PRIMARY. COMMIT took"),
         ("remote-apply", "1 row STALE"),

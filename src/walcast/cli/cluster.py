@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from walcast.app import cluster as work
+from walcast.app import cluster_making as making
 from walcast.app import logs
 from walcast.cli import cluster_nodes, output
 from walcast.cli import cluster_view as show
@@ -68,9 +69,9 @@ async def cluster_up(
     if dry_run and Directory(where).exists:
         return show.plan(context, await work.planned(where, op.all_running))
     if dry_run:
-        return show.plan(context, work.plan_of_birth(where, replicas, profile, pg, port, tls, archive))
+        return show.plan(context, making.plan_of_birth(where, replicas, profile, pg, port, tls, archive))
     with progress(context) as on_step:
-        view, plan = await work.up(
+        view, plan = await making.up(
             where,
             replicas=replicas,
             profile=profile,
@@ -200,7 +201,7 @@ async def cluster_prove(
     def tell(scenario: Scenario) -> None:
         click.echo(f"  {scenario.name}: {scenario.what}", err=True)
 
-    report = await work.proof(profile, replicas, pg, only, tell)
+    report = await making.proof(profile, replicas, pg, only, tell)
     show.proof(context, report)
     return output.OK if report.proved else output.FATAL
 

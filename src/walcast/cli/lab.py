@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from walcast.app import cluster as work
+from walcast.app import cluster_making as making
 from walcast.app import logs
 from walcast.cli import output
 from walcast.cli.cluster_change import dir_option
@@ -86,7 +87,7 @@ async def _up(where: Path) -> None:
 
     if not Directory(where).exists:
         click.echo("making a cluster: a primary and two replicas", err=True)
-    await work.up(
+    await making.up(
         where,
         replicas=None,
         profile=None,

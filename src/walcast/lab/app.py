@@ -20,7 +20,7 @@ from textual.worker import Worker, WorkerState
 
 from walcast.app.cluster import View
 from walcast.cluster.local import LocalCluster
-from walcast.cluster.profiles import BUILTIN
+from walcast.cluster.profiles import BUILTIN, parse
 from walcast.lab import drawing
 from walcast.lab.lessons import LESSONS, taught
 from walcast.lab.table import LIMIT
@@ -296,7 +296,8 @@ class LabApp(App[None]):
 
     def action_profile(self) -> None:
         replicas = [node.name for node in self._cluster.desired.replicas]
-        options = {name: profile.sentence(replicas).split(":")[0] for name, profile in BUILTIN.items()}
+        shown = (*BUILTIN.values(), parse("first-1"))
+        options = {profile.name: profile.sentence(replicas).split(":")[0] for profile in shown}
 
         def switch(name: str | None) -> None:
             if name is not None and self.world is not None:

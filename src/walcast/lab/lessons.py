@@ -16,6 +16,8 @@ from walcast.model import WalcastError
 
 Script = Callable[[World], AsyncIterator[str]]
 
+_SOME: Final = 50
+"""Rows, to compare how long a COMMIT takes."""
 _PATIENCE: Final = 2.0
 """Seconds after which a lesson calls off a COMMIT that waits."""
 
@@ -49,6 +51,36 @@ async def _async(world: World) -> AsyncIterator[str]:
     yield "Both replicas are stopped. A write returns all the same:"
     await world.write("written with nobody listening")
     yield "It is safe from a crash of the primary, and gone if the primary's disk is."
+
+
+async def _remote_write(world: World) -> AsyncIterator[str]:
+    yield "remote-write: a commit returns once ANY ONE replica has it in memory; nobody waits for that replica's disk."
+    await world.profile("semi-sync")
+    await world.write_many(_SOME, world.replicas[0])
+    yield "That was semi-sync, which waits for a replica's disk. The same with remote-write:"
+    await world.profile("remote-write")
+    await world.write_many(_SOME, world.replicas[0])
+    for replica in world.replicas:
+        await world.act("stop", replica)
+    yield "All replicas are stopped. It waits as semi-sync does:"
+    await _write_and_call_off(world, "in nobody's memory")
+    yield "Losing the primary loses nothing that was acknowledged; losing the power of both machines at once can."
+
+
+async def _first(world: World) -> AsyncIterator[str]:
+    first, *others = world.replicas
+    yield f"first-1: the first connected one of {', '.join(world.replicas)} must have a commit on disk; the next stands in."
+    await world.profile("first-1")
+    await world.write("on the disk of the first")
+    await world.act("stop", first)
+    if others:
+        yield f"{first} is stopped. {others[0]} takes its place, and the write returns:"
+        await world.write("on the disk of the next")
+    else:
+        yield f"{first} is stopped, and there is no other one. The write waits:"
+        await _write_and_call_off(world, "on no other disk")
+    await world.act("start", first)
+    yield f"{first} is back and waited for again. With semi-sync any replica will do; here you know which one has it."
 
 
 async def _semi_sync(world: World) -> AsyncIterator[str]:
@@ -176,7 +208,9 @@ LESSONS: Final = {
     lesson.name: lesson
     for lesson in (
         Lesson("async", "a commit waits for nobody", _async),
+        Lesson("remote-write", "a replica's memory is enough", _remote_write),
         Lesson("semi-sync", "one replica is enough; none is not", _semi_sync),
+        Lesson("first", "which replica is waited for", _first),
         Lesson("sync", "stop one replica, and a write hangs", _sync),
         Lesson("remote-apply", "having a commit is not showing it", _remote_apply),
         Lesson("lost", "how an acknowledged write is lost", _lost),
