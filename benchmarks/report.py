@@ -70,6 +70,7 @@ _SECTIONS = {
     "snapshot": ("The first copy, into PostgreSQL", "`psql COPY`, piped into `psql COPY`"),
     "to DuckDB": ("To DuckDB", "our null sink"),
     "to JSON Lines": ("To JSON Lines", "our null sink"),
+    "to OpenSearch": ("To OpenSearch", "`_bulk` of encoded documents; a put with `refresh=true`"),
     "latency": ("From commit to handler", "a bare blocking reader"),
     "memory": ("Memory", ""),
     "cluster": ("The cluster", "async"),

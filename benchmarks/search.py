@@ -46,8 +46,8 @@ _FIELDS: Final = (
 
 def contests(plan: Plan) -> Iterator[Contest]:
     rows = plan.rows(_ROWS)
-    copy = Contest(f"snapshot: {rows:,} rows to OpenSearch", "_bulk, pre-encoded", "0.9x", "0.7x")
-    probe = Contest("latency: commit to searchable, OpenSearch", "put with refresh=true", "p99 +50 ms", "-")
+    copy = Contest(f"to OpenSearch: the first copy of {rows:,} rows", "_bulk, pre-encoded", "0.9x", "0.7x")
+    probe = Contest("to OpenSearch: from commit to hit", "put with refresh=true", "p99 +50 ms", "-")
     wanted = [line for line in (copy, probe) if plan.wants(line.name)]
     if not wanted:
         return
