@@ -8,6 +8,7 @@ from itertools import islice
 
 from walcast.mapping import Target, Work, assemble, climb
 from walcast.mapping.values import key_of, key_of_member
+from walcast.model import Batch
 from walcast.model.derived import Delete, DerivedStore, Key, Put, Row, SourceReader, SourceView
 
 SLICE = 1000
@@ -63,6 +64,18 @@ async def changed(
     gone = {Delete(name, id_) for name in names for id_ in ids}
     if gone - kept:
         yield (), sorted(gone - kept)
+
+
+async def copied(view: View, target: Target, batch: Batch) -> AsyncIterator[Sequence[Put]]:
+    """What becomes of a chunk of a root table's rows, a slice at a time. There is nothing to delete."""
+    root = target.root
+    changes = batch.changes()
+    while some := list(islice(changes, SLICE)):
+        rows = [change.new for change in some if change.new is not None]
+        if not target.flat or any(column not in rows[0] for column in root.columns):
+            keys = [key for row in rows if (key := key_of(row[column] for column in root.key)) is not None]
+            rows = list(await (await view.get()).rows(root.table, root.columns, root.key, keys))
+        yield await assemble(None if target.flat else await view.get(), target, rows)
 
 
 async def page(view: View, target: Target, after: Key | None) -> tuple[Sequence[Put], Key | None]:

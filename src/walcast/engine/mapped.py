@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Self
 
 from walcast.engine.blame import blamed
-from walcast.engine.derive import View, changed, page
+from walcast.engine.derive import View, changed, copied, page
 from walcast.engine.tasks import end
 from walcast.mapping import DataMapping, Plan, Target, affected, compile_mapping, tables_of
 from walcast.model import (
@@ -188,13 +188,12 @@ class MappedSink:
             self._version = max(self._version, version_of(*batch.last_commit))
         elif batch.checkpoint is not None:
             self._version = _version_at(batch.checkpoint)
-        again = batch.checkpoint is None and batch.part is None
-        if again:  # a dead letter: it is made with what the source has now
+        if (
+            batch.checkpoint is None and batch.part is None
+        ):  # a dead letter: it is made of what the source has now
             await self._reader.settle()
         async with View(self._reader, batch.xids) as view:
             for target, work in affected(self.plan, batch):
-                if again:
-                    work.known.clear()
                 if work.everything:
                     await self._anew(target, view, done=False)
                     continue
@@ -227,12 +226,9 @@ class MappedSink:
         if first:
             self._copied |= target.collections.keys()
             await self._start(target)
-        for found, work in affected(self.plan, batch):
-            if found is target:
-                work.links.clear()
-                async for puts, _ in changed(view, target, work, self.store):
-                    await self.store.write(self._derived(puts))
-                await self._taken()
+        async for puts in copied(view, target, batch):
+            await self.store.write(self._derived(puts))
+        await self._taken()
         if last:
             await self._finish(target)
 

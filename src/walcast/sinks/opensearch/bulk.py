@@ -26,6 +26,7 @@ _MOST: Final = 5000
 """Operations of a request."""
 _BUSY: Final = (429, 503)
 _FIELD: Final = re.compile(r"field \[([^\]]{1,200})\](?: of type \[(\w+)\])?")
+_OBJECT: Final = re.compile(r"object mapping (?:for )?\[([^\]]{1,200})\]")
 _LIMITS: Final = re.compile(r"Limit of [a-z ]{1,40}\[\d{1,9}\]")
 
 
@@ -187,14 +188,14 @@ def told(error: dict[str, Any]) -> str:
         if limit:
             return f"{limit[0]} is exceeded"
     for reason in reasons:
-        named = _FIELD.search(reason)
-        if named:
-            kind = f", which is indexed as {named[2]}" if named[2] else ""
-            return f"field {named[1]}{kind}, does not take the value"
-    for reason in reasons:
-        named = re.search(r"object mapping (?:for )?\[([^\]]{1,200})\]", reason)
+        named = _OBJECT.search(reason)
         if named:
             return f"field {named[1]}, which is indexed as an object, does not take the value"
+    for reason in reasons:
+        named = _FIELD.search(reason)
+        if named:
+            kind = f", which is indexed as {named[2]}," if named[2] else ""
+            return f"field {named[1]}{kind} does not take the value"
     return f"{error.get('type', 'it')}, caused by {(error.get('caused_by') or {}).get('type', 'itself')}"
 
 
