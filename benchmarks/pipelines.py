@@ -113,8 +113,9 @@ async def copy(kind: str, target: str, dsn: str, publication: str, workers: int,
 
 
 async def reached(pipeline: Pipeline, task: asyncio.Task[None], through: Lsn) -> None:
-    reached = asyncio.ensure_future(pipeline.wait_for(through))
-    await asyncio.wait([reached, task], return_when=asyncio.FIRST_COMPLETED)
-    if not reached.done():
+    """Until the sink is durable there. Raises what ended the pipeline before."""
+    waiting = asyncio.ensure_future(pipeline.wait_for(through))
+    await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
         task.result()
-    await reached
+    await waiting

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -13,10 +16,13 @@ from psycopg import sql
 from walcast.model import SinkContext, SourceIdentity
 from walcast.model.derived import DerivedStore
 from walcast.model.secret import Secret
+from walcast.sinks.arangodb import ArangoDBConfig, ArangoDBStore
+from walcast.sinks.arangodb.client import Client
 from walcast.sinks.documents import DocumentsConfig, DocumentsStore
 from walcast.sinks.graph import GraphConfig, GraphStore
 from walcast.sinks.neo4j import Neo4jConfig, Neo4jStore
 from walcast.sinks.search import SearchConfig, SearchIndex, SearchStore
+from walcast.testing.arangodb import ContractArangoDB
 from walcast.testing.conformance import Content, DerivedConformance
 from walcast.testing.derived import DerivedState, MemoryDerivedStore
 from walcast.testing.neo4j import Neo4jServer
@@ -150,6 +156,62 @@ class TestNeo4jStore(DerivedConformance):
             }
         assert place.run("match (n) where n._ghost and not exists { (n)--() } return n._key") == []
         return found
+
+
+class TestArangoDBStore(DerivedConformance):
+    """On a double of the server, or on the real one of WALCAST_TEST_ARANGODB_URL (http://user:password@host:port/database)."""
+
+    seeds = 3
+    too_long = 300
+
+    @pytest.fixture
+    def make_place(self) -> Iterator[Any]:
+        given = os.environ.get("WALCAST_TEST_ARANGODB_URL")
+        with ContractArangoDB() as double:
+            yield lambda: emptied(_config_of(given)) if given else renewed(double)
+
+    def make_store(self, place: ArangoDBConfig) -> DerivedStore:
+        return ArangoDBStore(place, context())
+
+    async def content(self, place: ArangoDBConfig) -> Content:
+        found: Content = {}
+        store = ArangoDBStore(place, context())
+        async with store:
+            for name in await store.built():
+                made = store._labels[name].made
+                held = await store.held(made, await store.ids(made, None))
+                found[name] = {
+                    id_: (body, None if source is None else (source, target))
+                    for id_, (source, target, body) in held.items()
+                }
+        return found
+
+
+def renewed(double: ContractArangoDB) -> ArangoDBConfig:
+    double.collections.clear()
+    double.graphs.clear()
+    return ArangoDBConfig(double.url, Secret(double.password))
+
+
+def _config_of(url: str) -> ArangoDBConfig:
+    parts = urlsplit(url)
+    where = f"{parts.scheme}://{parts.hostname}:{parts.port or 8529}"
+    database = parts.path.strip("/") or "_system"
+    return ArangoDBConfig(
+        where, Secret(parts.password or ""), user=parts.username or "root", database=database
+    )
+
+
+def emptied(config: ArangoDBConfig) -> ArangoDBConfig:
+    """Without any collection or graph of ours: the database is the tests' own."""
+    client = Client(config)
+    try:
+        client.call("DELETE", f"/_api/gharial/{config.graph}", allowed=(1924,))
+        for item in client.call("GET", "/_api/collection", excludeSystem="true")["result"]:
+            client.call("DELETE", f"/_api/collection/{item['name']}")
+    finally:
+        client.close()
+    return config
 
 
 class TestSearchStore(DerivedConformance):

@@ -73,6 +73,11 @@ SINKS: dict[str, SinkEntry] = {
         "vertices and edges of a mapping in Neo4j",
         "neo4j",
     ),
+    "arangodb": SinkEntry(
+        "walcast.sinks.arangodb:ArangoDBStore",
+        "exactly once",
+        "documents, vertices and edges of a mapping in ArangoDB",
+    ),
     "search": SinkEntry(
         "walcast.sinks.search:SearchStore",
         "at least once",

@@ -28,6 +28,7 @@ from walcast.model.derived import Collection, Derived, Kind, Put, Unfit, check_p
 from walcast.model.token import token_at
 from walcast.postgres.connect import Connection, application_name, connect
 from walcast.postgres.faults import explain
+from walcast.sinks.documents import statements
 from walcast.sinks.documents.config import DocumentsConfig
 
 _LONGEST: Final = 58
@@ -35,41 +36,6 @@ _LONGEST: Final = 58
 
 _LONGEST_KEY: Final = 2600
 """Bytes of a value in an index: a third of a page, which is the server's own limit, less what goes with it."""
-
-# Tables that were just filled have no statistics: a lookup of members would scan them.
-_TUNING: Final = "set enable_seqscan = off; set jit = off"
-_BOOKKEEPING: Final = (
-    "select pg_catalog.pg_advisory_xact_lock(1463896436)",
-    "create schema if not exists {schema}",
-    """create table if not exists {schema}._walcast_checkpoint (
-        pipeline text, sink text, epoch bigint not null, commit_lsn pg_lsn not null, ordinal bigint not null,
-        through pg_lsn not null, token text not null, primary key (pipeline, sink))""",
-    """create table if not exists {schema}._walcast_journal (
-        pipeline text, sink text, key text, value json not null, primary key (pipeline, sink, key))""",
-    """create table if not exists {schema}._walcast_collection (
-        name text primary key, pipeline text not null, sink text not null, fingerprint text not null)""",
-)
-_CREATE: Final = """create table {table} (
-    id text primary key, version bigint not null, body jsonb not null, members text[], source text, target text)"""
-_PUT: Final = """
-insert into {table} as t (id, version, body, members, source, target)
-select r.id, {version}, r.body, r.members, r.source, r.target
-  from pg_catalog.jsonb_to_recordset(%s::text::jsonb)
-       as r(id text, body jsonb, members text[], source text, target text)
-on conflict (id) do update set version = excluded.version, body = excluded.body, members = excluded.members,
-    source = excluded.source, target = excluded.target
- where t.version <= excluded.version
-"""
-_DELETE: Final = "delete from {table} where id = any (%s::text[]) and version <= {version}"
-_STATE: Final = """
-select pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('default_transaction_read_only')::bool,
-       coalesce((select pg_catalog.has_schema_privilege(n.oid, 'create, usage') from pg_catalog.pg_namespace n where n.nspname = %s),
-                pg_catalog.has_database_privilege(pg_catalog.current_database(), 'create')), current_user::text
-"""
-_NEXT: Final = """update {schema}._walcast_checkpoint set epoch = %s, commit_lsn = %s, ordinal = %s, through = %s, token = %s
- where pipeline = %s and sink = %s and epoch = %s and commit_lsn = %s and ordinal = %s and through = %s"""
-_FIRST: Final = """insert into {schema}._walcast_checkpoint (epoch, commit_lsn, ordinal, through, token, pipeline, sink)
-values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing"""
 
 
 class DocumentsStore:
@@ -95,9 +61,9 @@ class DocumentsStore:
         self._connection = await self._connect()
         try:
             with _translated("opening the documents"):
-                await self._run(_TUNING)
+                await self._run(statements.TUNING)
                 await self._run("begin")
-                for statement in _BOOKKEEPING:
+                for statement in statements.BOOKKEEPING:
                     await self._run(statement)
                 await self._run("commit")
                 rows = await self._query(
@@ -105,6 +71,8 @@ class DocumentsStore:
                     " where pipeline = %s and sink = %s",
                     self._owner,
                 )
+            for name in await self.built():
+                await self._begin_texts(name)
         except BaseException:
             await self.__aexit__()
             raise
@@ -137,7 +105,7 @@ class DocumentsStore:
         await self._begin()
         self._making.add(name)
         await self._run("drop table if exists {table}", name)
-        await self._run(_CREATE, name)
+        await self._run(statements.CREATE, name)
         if collection.tracked:
             await self._run("create index on {table} using gin (members) with (fastupdate = off)", name)
         if collection.kind == "edge":
@@ -165,11 +133,14 @@ class DocumentsStore:
                 f"{self._config.schema}.{name} belongs to another sink",
                 hint="give this sink a schema of its own",
             )
+        await self._texts(name)
         await self._commit_if_whole()
 
     async def drop(self, name: str) -> None:
         await self._begin()
         await self._run("drop table if exists {table}", name)
+        if name in self._config.texts:
+            await self._run("drop table if exists {text}", name)
         await self._run("delete from {schema}._walcast_collection where name = %s", params=[name])
         await self._commit_if_whole()
 
@@ -179,18 +150,21 @@ class DocumentsStore:
         self._whole = derived.done
         for name in derived.empty:
             await self._run("delete from {table}", name)
+            await self._texts(name)
         gone: dict[str, list[str]] = {}
         for collection, id_ in derived.deletes:
             gone.setdefault(collection, []).append(id_)
         version = sql.Literal(derived.version)
         for name, ids in gone.items():
-            await self._run(_DELETE, name, params=[ids], version=version)
+            await self._run(statements.DELETE, name, params=[ids], version=version)
+            await self._texts(name, ids)
         puts: dict[str, dict[str, Put]] = {}
         for put in derived.puts:
             puts.setdefault(put.collection, {})[put.id] = put
         for name, items in puts.items():
             records = json.dumps([_record(put) for put in items.values()], ensure_ascii=False)
-            await self._run(_PUT, name, params=[records], version=version)
+            await self._run(statements.PUT, name, params=[records], version=version)
+            await self._texts(name, list(items))
         if derived.checkpoint is not None:
             await self._save(derived.checkpoint)
         await self._commit_if_whole()
@@ -221,7 +195,7 @@ class DocumentsStore:
         try:
             async with await self._connect() as connection:
                 with _translated("asking the target"):
-                    cursor = await connection.execute(_STATE, [self._config.schema])
+                    cursor = await connection.execute(statements.STATE, [self._config.schema])
                     ((read_only, may, role),) = await cursor.fetchall()
         except WalcastError as error:
             return [finding_of(error, "target")]
@@ -269,14 +243,33 @@ class DocumentsStore:
             if connection is not self._connection:
                 await connection.close()
 
+    async def _begin_texts(self, name: str) -> None:
+        """Of a collection that was made before it was to have rows of text."""
+        if name in self._config.texts:
+            there = await self._query(statements.THERE, [self._config.schema, f"{name}_text"])
+            if not there:
+                await self._begin()
+                await self._texts(name)
+                await self._commit_if_whole()
+
+    async def _texts(self, name: str, ids: list[str] | None = None) -> None:
+        """Brings the rows of text of these documents (None: all) in line; of a collection that is being made when it serves."""
+        field = self._config.texts.get(name)
+        if field is None or name in self._making:
+            return
+        if ids is None:
+            await self._run(statements.CREATE_TEXT, name)
+        for statement in (statements.PUT_TEXT, statements.DELETE_TEXT):
+            await self._run(statement, name, params={"ids": ids}, field=sql.Literal(field))
+
     async def _save(self, checkpoint: Checkpoint) -> None:
         """Only if the previous one is still there: another writer's, and this transaction is nothing."""
         known = self._checkpoint
         values = [*_values(checkpoint), token_at(self._source, checkpoint)]
         if known is None:
-            changed = await self._run(_FIRST, params=[*values, *self._owner])
+            changed = await self._run(statements.FIRST, params=[*values, *self._owner])
         else:
-            changed = await self._run(_NEXT, params=[*values, *self._owner, *_values(known)])
+            changed = await self._run(statements.NEXT, params=[*values, *self._owner, *_values(known)])
         if changed != 1:
             raise Fenced(
                 f"{self._config.schema}: somebody else wrote this pipeline's checkpoint",
@@ -295,12 +288,15 @@ class DocumentsStore:
             self._in_transaction = False
 
     async def _run(
-        self, statement: str, name: str | None = None, *, params: Sequence[Any] = (), **parts: sql.Composable
+        self,
+        statement: str,
+        name: str | None = None,
+        *,
+        params: Sequence[Any] | Mapping[str, Any] = (),
+        **parts: sql.Composable,
     ) -> int:
         with _translated("writing documents"):
-            cursor = await self._opened.execute(
-                self._composed(statement, name, **parts), list(params) or None
-            )
+            cursor = await self._opened.execute(self._composed(statement, name, **parts), params or None)
             return cursor.rowcount
 
     async def _query(
@@ -314,6 +310,7 @@ class DocumentsStore:
         known: dict[str, sql.Composable] = {"schema": sql.Identifier(self._config.schema), **parts}
         if name is not None:
             known["table"] = self._table(name)
+            known["text"] = sql.Identifier(self._config.schema, f"{name}_text")
         return sql.SQL(statement).format(**known)
 
     def _table(self, name: str) -> sql.Identifier:

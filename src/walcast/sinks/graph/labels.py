@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from walcast.model.derived import Collection, FieldKind, Put
-from walcast.sinks.cypher.values import checked, quoted, stored
 from walcast.sinks.graph.database import Database
+from walcast.sinks.inplace.values import checked, quoted, stored
 
 _TYPES: dict[FieldKind, str] = {
     "boolean": "BOOL",

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from walcast.model import Finding, SinkContext, WalcastError, finding_of
 from walcast.model.derived import Collection
-from walcast.sinks.cypher.store import CypherStore, Label
 from walcast.sinks.graph.config import GraphConfig
 from walcast.sinks.graph.database import Database, readable
 from walcast.sinks.graph.labels import Edges, Vertices
+from walcast.sinks.inplace.store import InPlaceStore, Label
 
 
-class GraphStore(CypherStore[Database]):
+class GraphStore(InPlaceStore[Database]):
     """Implements `walcast.model.derived.DerivedStore` and `KeepsJournal`."""
 
     longest_key = 1 << 20

@@ -12,7 +12,7 @@ import neo4j
 from neo4j import exceptions
 
 from walcast.model import OperatorError, SinkUnavailable, WalcastError
-from walcast.sinks.cypher.values import quoted
+from walcast.sinks.inplace.values import quoted
 from walcast.sinks.neo4j.config import Neo4jConfig
 
 Entity = Literal["NODE", "RELATIONSHIP"]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from walcast.model.derived import Collection, Put
-from walcast.sinks.cypher.values import checked, quoted, stored
+from walcast.sinks.inplace.values import checked, quoted, stored
 from walcast.sinks.neo4j.database import Database
 
 _PIECE: Final = 10_000

@@ -8,13 +8,13 @@ from typing import Any
 
 from walcast.model import Checkpoint, Finding, SinkContext, WalcastError, finding_of
 from walcast.model.derived import Collection
-from walcast.sinks.cypher.store import CypherStore, Label
+from walcast.sinks.inplace.store import InPlaceStore, Label
 from walcast.sinks.neo4j.config import Neo4jConfig
 from walcast.sinks.neo4j.database import Database, check_version, driver_of, translated
 from walcast.sinks.neo4j.labels import Edges, Vertices
 
 
-class Neo4jStore(CypherStore[Database]):
+class Neo4jStore(InPlaceStore[Database]):
     """Implements `walcast.model.derived.DerivedStore`, `KeepsJournal` and `Examinable`."""
 
     longest_key = 8000  # an index holds keys of 8167 bytes, with its own of them

@@ -1,4 +1,4 @@
-"""Vertices and edges in a graph with transactions: what a batch becomes, and the checkpoint after it, in one of them.
+"""A store with transactions: what a batch becomes, and the checkpoint after it, in one of them.
 
 A collection is made anew in place: what the new generation brings is marked, and `finish` sweeps away the rest, so that
 readers find the old until the new is there.
@@ -24,15 +24,15 @@ from walcast.model import (
 )
 from walcast.model.derived import Collection, Derived, ItemsRefused, Kind, Put, Unfit, check_puts
 from walcast.model.token import token_at
-from walcast.sinks.cypher.values import stored
+from walcast.sinks.inplace.values import stored
 
 T = TypeVar("T")
 _INTEGERS: Final = 1 << 63
 _PAGE: Final = 5000
 
 
-class GraphDatabase(Protocol):
-    """An open graph: one connection, its transaction, and a small map of JSON values by name. Its calls block."""
+class Database(Protocol):
+    """An open store: one connection, its transaction, and a small map of JSON values by name. Its calls block."""
 
     @property
     def full(self) -> bool:
@@ -97,10 +97,10 @@ class Label(Protocol):
         ...
 
 
-D = TypeVar("D", bound=GraphDatabase)
+D = TypeVar("D", bound=Database)
 
 
-class CypherStore(Generic[D]):
+class InPlaceStore(Generic[D]):
     """Implements `walcast.model.derived.DerivedStore` and `KeepsJournal`. The database's calls block: they run in a thread.
 
     Subclasses open the database and make labels. An error rolls the open transaction back, with all that it holds.
@@ -349,7 +349,7 @@ class CypherStore(Generic[D]):
 class _Journal:
     """The pipeline's journal, in the same graph."""
 
-    def __init__(self, store: CypherStore[Any]) -> None:
+    def __init__(self, store: InPlaceStore[Any]) -> None:
         self._store = store
 
     async def load(self) -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""What graph stores that speak Cypher have in common; no target of its own."""
