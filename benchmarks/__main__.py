@@ -10,7 +10,18 @@ from pathlib import Path
 from benchmarks.harness import Plan
 from benchmarks.report import line, markdown, write
 
-GROUPS = ("stream", "postgres", "snapshot", "stores", "latency", "memory", "routing", "cluster", "search", "graphs")
+GROUPS = (
+    "stream",
+    "postgres",
+    "snapshot",
+    "stores",
+    "latency",
+    "memory",
+    "routing",
+    "cluster",
+    "search",
+    "graphs",
+)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import ladybug
 from tests.acceptance.person import Person
@@ -151,3 +152,21 @@ def test_a_sink_of_documents_without_a_mapping_is_refused(person: Person, shop: 
     configure(person, shop, '[sinks.copy]\ntype = "documents"\n')
     answer = person.run("run", code=2)
     assert "there is no mapping" in answer.error
+
+
+def test_killed_at_any_point_every_store_goes_on_and_equals_its_source(
+    person: Person, shop: Database
+) -> None:
+    others = (
+        '[sinks.find]\ntype = "search"\npath = "search"\n[sinks.net]\ntype = "graph"\npath = "net.lbug"\n'
+    )
+    configure(person, shop, MAPPING.replace("[sinks.copy]", f"{others}[sinks.copy]"))
+    points = ("snapshot.part=kill@2", "table.done.before=kill@2", "write.after=kill", "flush.after=kill@2")
+    for number, point in enumerate(points):
+        person.run("run", "--until", "now", env={"WALCAST_FAILPOINTS": point}, code=-signal.SIGKILL)
+        shop.execute("update shop.fruit set name = name || '!' where id %% 7 = %s", [number])
+        shop.execute("insert into shop.crates values (%s, 7)", [1000 + number])
+        shop.execute("delete from shop.fruit where id = %s", [20 + number])
+    person.run("run", "--until", "now")
+    said = person.run("verify").out
+    assert [f"{name}: equal to its source" in said for name in ("find", "net", "copy")] == [True] * 3
