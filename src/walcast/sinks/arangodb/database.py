@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from walcast.model import SinkUnavailable, WalcastError
+from walcast.model import OperatorError, SinkUnavailable, WalcastError
 from walcast.sinks.arangodb.client import NOT_FOUND, Client
 from walcast.sinks.arangodb.config import ArangoDBConfig
 
@@ -89,6 +89,10 @@ class Database:
             answer = self._client.call("POST", f"/_api/cursor/{answer['id']}", transaction=self._transaction)
             rows += answer["result"]
         return rows
+
+    def read(self, query: str, parameters: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+        """AQL can write, and nothing here could keep it from that."""
+        raise OperatorError("this store answers no queries of others", hint=f"ask {self._config.url} itself")
 
     def store(self, collection: str, documents: list[dict[str, Any]]) -> None:
         """Writes whole documents, over those of the same keys. Raises OperatorError for one that is refused."""
