@@ -28,10 +28,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     """Somebody with a cluster of one replica, for all tests of this file."""
     base = tmp_path_factory.mktemp("operator")
     somebody = Person.at(base / "w", tmp_path_factory.getbasetemp().parent / "compiled")
-    somebody.run("cluster", "up", "--replicas", "1", "--port", str(tools.port_for(2)), timeout=120)
-    somebody.secrets += json.loads((folder_of(somebody) / "secrets.json").read_text()).values()
-    yield somebody
-    somebody.leave()
+    try:  # also what a birth that failed has left
+        somebody.run("cluster", "up", "--replicas", "1", "--port", str(tools.port_for(2)), timeout=120)
+        somebody.secrets += json.loads((folder_of(somebody) / "secrets.json").read_text()).values()
+        yield somebody
+    finally:
+        somebody.leave()
 
 
 @pytest.fixture
