@@ -20,8 +20,6 @@ from tests.acceptance.person import Person
 from walcast.cluster.local import LocalCluster
 from walcast.testing import PostgresServer
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:

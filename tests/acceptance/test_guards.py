@@ -75,7 +75,6 @@ def restore(server: PostgresServer, kept: Path) -> None:
     server.start()
 
 
-@pytest.mark.timeout(120)
 def test_a_source_restored_to_an_earlier_state_is_recognised_before_a_row_is_applied(
     person: Person, source: PostgresServer, tmp_path: Path
 ) -> None:
@@ -101,7 +100,6 @@ def test_a_source_restored_to_an_earlier_state_is_recognised_before_a_row_is_app
     assert [line["op"] for line in told] == ["truncate", *["snapshot"] * 5, "update"]
 
 
-@pytest.mark.timeout(120)
 def test_a_source_restored_under_a_running_pipeline(
     person: Person, source: PostgresServer, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ from walcast.lab.plain import Menu
 from walcast.lab.world import World
 from walcast.model import ConfigError
 
-pytestmark = [pytest.mark.xdist_group("lab"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("lab")]
 _PATIENCE = 60.0
 _CONTROLLED = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 """Makes the terminal the controlling one, so that Ctrl-C is a SIGINT."""

@@ -11,7 +11,7 @@ from tests.acceptance.test_map import MAPPING, configure
 from walcast.testing.postgres import Database
 from walcast.testing.search import Family, SearchServer
 
-pytestmark = [pytest.mark.xdist_group("search"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("search")]
 
 
 def test_documents_follow_the_source_and_what_is_refused_waits(

@@ -55,7 +55,6 @@ end $$
 """
 
 
-@pytest.mark.timeout(180)
 def test_nothing_that_is_planted_in_the_search_path_is_run(
     person: Person, postgres_factory: Callable[..., PostgresServer]
 ) -> None:

@@ -6,7 +6,6 @@ import json
 import signal
 import time
 
-import pytest
 from tests.acceptance.person import Background, Person
 
 from walcast.testing.postgres import Database
@@ -71,7 +70,6 @@ def test_a_resync_while_it_runs(person: Person, shop: Database, secret_dsn: str)
     assert "no pipeline runs" in asleep.error
 
 
-@pytest.mark.timeout(200)
 def test_killed_at_every_step_it_goes_on(person: Person, shop: Database, secret_dsn: str) -> None:
     shop.execute("insert into shop.crates select n, n from generate_series(1, 3500) n")
     configure(person, shop, secret_dsn, "shop.*")

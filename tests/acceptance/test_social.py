@@ -21,7 +21,7 @@ from social.stores import Circle, Friend
 from social.tour import tour
 from walcast.testing.postgres import Database
 
-pytestmark = [pytest.mark.xdist_group("social"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("social")]
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "var" / "screenshots"
 """What the pages looked like: for people to look at."""

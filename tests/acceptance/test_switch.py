@@ -116,7 +116,6 @@ def assert_equal(person: Person, source: LocalServer, target: LocalServer) -> No
         ]
 
 
-@pytest.mark.timeout(180)
 def test_from_16_to_18_by_dump_and_restore(person: Person, old: PostgresServer, new: LocalServer) -> None:
     write(old, BEFORE)
     drained = person.run("switch", "--json").json
@@ -140,7 +139,6 @@ def test_from_16_to_18_by_dump_and_restore(person: Person, old: PostgresServer, 
     assert {"checkpoints", "sinks", "slot"} <= set(passed)
 
 
-@pytest.mark.timeout(120)
 def test_what_is_refused(person: Person, old: PostgresServer, new: LocalServer) -> None:
     assert "were not drained" in person.run("switch", new.dsn("shop"), code=3).error
     with psycopg.connect(old.dsn("shop"), application_name="till") as writer:
@@ -171,7 +169,6 @@ def test_what_is_refused(person: Person, old: PostgresServer, new: LocalServer) 
     assert "find out who moved" in person.run("run", "--until", "now", code=3).err
 
 
-@pytest.mark.timeout(120)
 def test_a_copy_that_was_not_drained_does_not_go_on(
     person: Person, old: PostgresServer, new: LocalServer
 ) -> None:
@@ -189,7 +186,6 @@ def test_a_copy_that_was_not_drained_does_not_go_on(
     assert "resync --all --sink lake" in result.err
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("version", [16, 18])
 def test_by_pg_upgrade(person: Person, version: int) -> None:
     """From 17 on it carries the slot over: the new server's slot is the old one's."""

@@ -16,7 +16,6 @@ from tests.chaos.stage import Stage, stage, temporary
 pytestmark = [
     pytest.mark.xdist_group("chaos"),
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(180),
 ]
 ONCE = [name for name in faults.FAULTS if not name.startswith("kill at ")]
 

@@ -11,8 +11,6 @@ import sqlite3
 import sys
 from pathlib import Path
 
-import pytest
-
 from walcast.engine import failpoints
 from walcast.model import Lsn
 from walcast.testing.postgres import Database
@@ -67,7 +65,6 @@ def test_every_failpoint_is_died_at() -> None:
     assert {death.partition("=")[0] for death in DEATHS} | elsewhere == set(failpoints.FAILPOINTS)
 
 
-@pytest.mark.timeout(120)
 async def test_killed_at_every_point_it_goes_on_and_the_copies_end_equal(
     database: Database, tmp_path: Path
 ) -> None:

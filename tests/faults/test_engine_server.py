@@ -65,7 +65,6 @@ def rows(database: Database | PostgresServer) -> list[dict[str, Any]]:
     return sorted(({"id": key, "name": name} for key, name in found), key=lambda row: repr((row["id"],)))
 
 
-@pytest.mark.timeout(60)
 async def test_a_server_restarted_beside_a_stalled_sink_stops_fast_and_is_followed_again(
     postgres_factory: Callable[..., PostgresServer], tmp_path: Path
 ) -> None:
@@ -87,7 +86,6 @@ async def test_a_server_restarted_beside_a_stalled_sink_stops_fast_and_is_follow
     assert len(stalled.changes) == len(store.changes) == 4009
 
 
-@pytest.mark.timeout(60)
 async def test_a_line_cut_during_the_copy_of_a_late_sink_costs_nothing_but_time(
     database: Database, tcp_proxy: TcpProxy, tmp_path: Path
 ) -> None:
@@ -113,7 +111,6 @@ async def test_a_line_cut_during_the_copy_of_a_late_sink_costs_nothing_but_time(
     assert next(cuts, None) is None
 
 
-@pytest.mark.timeout(90)
 async def test_a_promoted_standby_is_followed_unless_the_copy_has_what_it_lost(tmp_path: Path) -> None:
     binaries = find(18, tools=("pg_basebackup",))
     store, state = MemoryStore(record=True), tmp_path / "state"
@@ -174,7 +171,6 @@ def _caught_up(primary: PostgresServer, standby: PostgresServer) -> None:
     raise AssertionError(standby.log())
 
 
-@pytest.mark.timeout(90)
 async def test_at_the_wal_budget_a_slot_that_nobody_follows_is_dropped_and_made_anew(
     database: Database, tmp_path: Path
 ) -> None:

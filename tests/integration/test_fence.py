@@ -160,7 +160,6 @@ async def streamed(made: World, key: int, n: int) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("prepared", [False, True])
 async def test_a_commit_that_waits_for_a_standby_is_waited_for(
     waiting_server: PostgresServer,
@@ -186,7 +185,6 @@ async def test_a_commit_that_waits_for_a_standby_is_waited_for(
         assert database.execute("select n from t where id = 3") == [(7,)]
 
 
-@pytest.mark.timeout(60)
 async def test_what_an_earlier_process_streamed_before_it_was_visible_is_waited_for(
     waiting_server: PostgresServer, make_database: Callable[[PostgresServer], Database], tmp_path: Path
 ) -> None:

@@ -240,7 +240,6 @@ def committing(database: Database, statement: str) -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_a_child_that_is_streamed_before_it_is_visible_reaches_its_document(
     waiting_server: PostgresServer,

@@ -164,7 +164,6 @@ def flow(
     return Flow(database, make_database(database.server), tmp_path, request.param)
 
 
-@pytest.mark.timeout(120)
 async def test_a_spoilt_table_is_taken_over_while_it_changes(flow: Flow) -> None:
     async with flow.running():
         await flow.reached()
@@ -180,7 +179,6 @@ async def test_a_spoilt_table_is_taken_over_while_it_changes(flow: Flow) -> None
     assert flow.rows() == flow.expected()
 
 
-@pytest.mark.timeout(120)
 async def test_a_new_table_comes_beside_the_stream(flow: Flow) -> None:
     async with flow.running('["public.other"]'):
         opened = flow.pipeline.metrics.get("walcast_stream_opened_total")
@@ -198,7 +196,6 @@ async def test_a_new_table_comes_beside_the_stream(flow: Flow) -> None:
     assert flow.rows("other") == flow.expected("other")
 
 
-@pytest.mark.timeout(120)
 async def test_a_column_whose_values_were_not_sent_comes_beside_the_stream(flow: Flow) -> None:
     """Its default was computed for every row: only chunks can bring what they hold."""
     flow.origin.execute("create table bare (id bigint); insert into bare values (1)")
@@ -227,7 +224,6 @@ async def test_a_column_whose_values_were_not_sent_comes_beside_the_stream(flow:
     assert flow.rows() == flow.expected()
 
 
-@pytest.mark.timeout(120)
 async def test_a_table_that_is_altered_while_it_is_taken_over_is_begun_again(flow: Flow) -> None:
     async with flow.running():
         await flow.reached()
@@ -248,7 +244,6 @@ async def test_a_table_that_is_altered_while_it_is_taken_over_is_begun_again(flo
     assert flow.rows() == flow.expected()
 
 
-@pytest.mark.timeout(120)
 async def test_what_was_broken_off_goes_on_in_the_next_process(flow: Flow) -> None:
     async with flow.running():
         await flow.reached()
@@ -276,7 +271,6 @@ async def test_what_was_broken_off_goes_on_in_the_next_process(flow: Flow) -> No
     assert flow.rows() == flow.expected()
 
 
-@pytest.mark.timeout(120)
 async def test_on_the_oldest_server(
     shared_postgres: Callable[[int], PostgresServer],
     make_database: Callable[[PostgresServer], Database],
@@ -321,7 +315,6 @@ async def test_what_chunks_cannot_do_a_snapshot_does(flow: Flow) -> None:
     assert flow.rows("bare") == flow.expected("bare")
 
 
-@pytest.mark.timeout(120)
 async def test_a_commit_that_waits_for_a_standby_is_waited_for(
     waiting_server: PostgresServer,  # noqa: F811  # the fixture
     make_database: Callable[[PostgresServer], Database],

@@ -48,7 +48,6 @@ def every_type(database: Database) -> int:
     return made
 
 
-@pytest.mark.timeout(120)
 async def test_every_value_of_every_type_is_equal(
     database: Database, target: Database, tmp_path: Path
 ) -> None:
@@ -157,7 +156,6 @@ async def test_a_table_truncated_while_it_is_compared_is_no_difference(
         assert (table.state, table.reason) == ("equal", None)
 
 
-@pytest.mark.timeout(120)
 async def test_nothing_is_found_while_everything_is_written(tmp_path: Path) -> None:
     with servers() as (server, other):
         tally = await soak(server, other, tmp_path, rounds=25, seconds=60, seed=3)
