@@ -32,8 +32,8 @@ _CASES: Final = (
         "{} one-row transactions", 200_000, workloads.one_row_transactions, "small", ("2.3x", "1.1x"), "1.0x"
     ),
     _Case("{} rows of 1.2 KB", 200_000, workloads.wide_rows, "wide", ("1.1x", "1.1x"), "0.95x"),
-    _Case("{} updates by 100", 200_000, workloads.updates, "updated", ("1.1x", "1.1x"), "0.95x"),
-    _Case("{} deletes by 100", 200_000, workloads.deletes, "deleted", ("1.1x", "1.1x"), "0.95x"),
+    _Case("{} updates by 100", 600_000, workloads.updates, "updated", ("1.1x", "1.1x"), "0.95x"),
+    _Case("{} deletes by 100", 600_000, workloads.deletes, "deleted", ("1.1x", "1.1x"), "0.95x"),
 )
 _WAYS: Final = ("tcp", "socket")
 
