@@ -120,6 +120,8 @@ _CONNECT: Final = (
 
 _PASSING: Final = ("08", "40", "53", "57P", "55P03", "55006")
 """SQLSTATE prefixes of what may pass: connection, rollback, resources, shutdown, lock not available, object in use."""
+_DROPPED: Final = r"could not open relation with OID|cache lookup failed"
+"""What a query of the catalog says when a table is dropped while it looks at it: next time it is not there."""
 
 _HINTS: Final = {
     "42501": "grant the missing right to the role",
@@ -169,7 +171,7 @@ def explain(
         return SlotInUse(message, hint="another process reads it; see pg_replication_slots.active_pid")
     if state == "58P01" and "WAL segment" in message:
         return SlotLost(message, hint="the WAL that the copy needs is gone: drop the slot and snapshot again")
-    if state.startswith(_PASSING):
+    if state.startswith(_PASSING) or (state == "XX000" and re.search(_DROPPED, message)):
         return unavailable(message, hint=hint or "it is tried again")
     return OperatorError(message, hint=hint or "see the message, and the server's log")
 
