@@ -31,8 +31,8 @@ def test_one_benchmark_runs_and_reports_in_markdown_and_json(tmp_path: Path) -> 
     assert done.stdout.startswith("| Benchmark | Walcast | Baseline |")
     report = json.loads((tmp_path / "bench.json").read_text())
     assert [row["benchmark"] for row in report["results"]] == [
-        "stream: 2,000 updates by 100, tcp",
-        "stream: 2,000 updates by 100, socket",
+        "stream: 6,000 updates by 100, tcp",
+        "stream: 6,000 updates by 100, socket",
     ]
     for row in report["results"]:
         assert row["runs"] == 1
