@@ -117,6 +117,23 @@ async def test_a_snapshot_gives_way_to_somebody_who_waits_for_its_locks(database
             await asyncio.wait_for(reading, 20)
 
 
+async def test_workers_do_not_wait_behind_somebody_who_waits_for_the_leaders_locks(
+    database: Database,
+) -> None:
+    database.execute("create table t (id int primary key); insert into t values (1);")
+    database.execute(BIG + PUBLISH_ALL)
+    with database.connect() as other:
+        async with opened(database, slot=False, snapshot_workers=3) as source:
+            tables = [item.table for item in await source.tables()]
+            await source.create_slot()
+            truncating = asyncio.ensure_future(asyncio.to_thread(other.execute, "truncate t"))
+            await _seen(database, "not granted")
+            mirror = Mirror(source)
+            await asyncio.wait_for(mirror.snapshot(tables), 20)
+        await asyncio.wait_for(truncating, 20)
+    assert sorted(len(rows) for rows in mirror.tables.values()) == [1, 20000]
+
+
 async def _seen(database: Database, lock: LiteralString) -> None:
     async with asyncio.timeout(10):
         while not database.execute("select 1 from pg_locks where relation = 't'::regclass and " + lock):  # noqa: ASYNC110  # a server's state

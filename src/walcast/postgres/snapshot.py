@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import psycopg
 from psycopg import sql
@@ -65,18 +65,22 @@ class Progress:
         return max(0.0, self.seconds * (self.rows_expected / self.rows - 1))
 
 
+_BEGIN: Final = "begin transaction isolation level repeatable read, read only"
+
+
 class _InTheWay(Exception):
     """A transaction that the slot waits for waits for our lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A slot's snapshot, kept by `exporter` until its next command. `leader` holds the tables' locks."""
+    """A slot's snapshot, kept by `exporter` until its next command. `leader` holds the locks of `tables`."""
 
     lsn: Lsn
     snapshot: str
     exporter: Connection
     leader: Connection
+    tables: Sequence[Published]
 
     async def close(self) -> None:
         await self.exporter.close()
@@ -125,7 +129,7 @@ async def _export(config: SourceConfig, tables: Sequence[Published], *, temporar
         raise
     if created.snapshot is None:
         raise SourceUnavailable(f"slot {slot} exported no snapshot", hint="try again")
-    return Export(created.consistent_point, created.snapshot, exporter, leader)
+    return Export(created.consistent_point, created.snapshot, exporter, leader, tables)
 
 
 class Snapshot:
@@ -182,12 +186,15 @@ class Snapshot:
 
     async def _import(self) -> None:
         """Opens the workers and lets the slot's connection go: from here on they hold the snapshot themselves."""
-        self._workers = [
-            await connect(self._config.dsn, application=application_name(self._config.name, "snapshot"))
-            for _ in range(self._config.snapshot_workers - 1)
-        ]
-        for worker in self._workers:
-            await worker.execute("begin transaction isolation level repeatable read, read only")
+        for _ in range(self._config.snapshot_workers - 1):
+            worker = await connect(
+                self._config.dsn, application=application_name(self._config.name, "snapshot")
+            )
+            self._workers.append(worker)
+            if not await _lock_too(worker, self._export.tables):
+                self._workers.remove(worker)
+                await worker.close()
+                break
         self._workers.append(self._export.leader)
         name = sql.Literal(self._export.snapshot)
         for worker in self._workers:
@@ -286,16 +293,33 @@ def _published_shape(relation: Relation, published: Published) -> Relation:
 
 async def _lock(leader: Connection, tables: Sequence[Published], timeout: float) -> None:
     try:
-        await leader.execute("begin transaction isolation level repeatable read, read only")
+        await leader.execute(_BEGIN)
         if tables:
-            names = sql.SQL(", ").join(
-                sql.SQL("{}{}").format(sql.SQL("" if t.partitioned else "only "), sql.Identifier(*t.table))
-                for t in tables
-            )
             async with lock_timeout(leader, timeout):
-                await leader.execute(sql.SQL("lock table {} in access share mode").format(names))
+                await leader.execute(sql.SQL("lock table {} in access share mode").format(_names(tables)))
     except psycopg.Error as error:
         raise explain_copy(error) from None
+
+
+async def _lock_too(worker: Connection, tables: Sequence[Published]) -> bool:
+    """Locks what the leader has locked, if nobody else waits for a table. A worker that waited behind him would wait for the
+    leader, who waits for his workers, and the server cannot see that: then the leader, who has his locks, goes without."""
+    await worker.execute(_BEGIN)
+    if not tables:
+        return True
+    try:
+        await worker.execute(sql.SQL("lock table {} in access share mode nowait").format(_names(tables)))
+    except psycopg.errors.LockNotAvailable:
+        log.warning("snapshot_with_fewer_workers", extra={"reason": "somebody waits for a table's lock"})
+        return False
+    return True
+
+
+def _names(tables: Sequence[Published]) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{}{}").format(sql.SQL("" if t.partitioned else "only "), sql.Identifier(*t.table))
+        for t in tables
+    )
 
 
 def _say_waiting(slot: str, leader: int, found: Sequence[OpenTransaction]) -> None:
