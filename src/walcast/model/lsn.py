@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -61,6 +62,16 @@ class Checkpoint:
     epoch: int
     position: Position
     through: Lsn
+
+    @property
+    def numbers(self) -> list[int]:
+        """As stores keep it: epoch, commit LSN, ordinal, through. `of` reads it."""
+        return [self.epoch, int(self.position.commit_lsn), self.position.ordinal, int(self.through)]
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> Self:
+        epoch, lsn, ordinal, through = numbers[0], numbers[1], numbers[2], numbers[3]
+        return cls(epoch, Position(Lsn(lsn), ordinal), Lsn(through))
 
     def __str__(self) -> str:
         return f"{self.epoch}:{self.position}..{self.through}"

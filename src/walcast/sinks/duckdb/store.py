@@ -16,11 +16,10 @@ from walcast.model import (
     FORMAT,
     Checkpoint,
     DeadLetter,
-    Lsn,
     OperatorError,
-    Position,
     check_format,
 )
+from walcast.sinks.closing import closed
 from walcast.sinks.duckdb.faults import fenced, first_line, translated
 from walcast.sinks.duckdb.seal import Seal
 
@@ -103,13 +102,8 @@ class Store:
             self._connection.interrupt()
         for view in self.views:
             view.interrupt()
-        closing = self._writer.submit(self._close)
-        self._writer.shutdown(wait=False)
         try:
-            await asyncio.shield(asyncio.wrap_future(closing))
-        except asyncio.CancelledError:
-            closing.result()  # the file is let go all the same: the next to open it may be ourselves
-            raise
+            await closed(self._writer, self._close)
         finally:
             self._readers.shutdown()
 
@@ -130,7 +124,7 @@ class Store:
                 self._connection.execute(_NOTE_FORMAT)
             row = self._connection.execute(_LOAD_CHECKPOINT, self.owner).fetchone()
         if row is not None:
-            self._checkpoint = Checkpoint(row[0], Position(Lsn(row[1]), row[2]), Lsn(row[3]))
+            self._checkpoint = Checkpoint.of(row)
 
     def _close(self) -> None:
         for view in list(self.views):
@@ -186,25 +180,11 @@ class Store:
                 self.execute("rollback")
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        position = checkpoint.position
-        values = [
-            *self.owner,
-            checkpoint.epoch,
-            int(position.commit_lsn),
-            position.ordinal,
-            int(checkpoint.through),
-        ]
+        values = [*self.owner, *checkpoint.numbers]
         if self._checkpoint is None:
             written = self.changed(_FIRST_CHECKPOINT, values)
         else:
-            known = self._checkpoint
-            previous = [
-                known.epoch,
-                int(known.position.commit_lsn),
-                known.position.ordinal,
-                int(known.through),
-            ]
-            written = self.changed(_NEXT_CHECKPOINT, values + previous)
+            written = self.changed(_NEXT_CHECKPOINT, values + self._checkpoint.numbers)
         if written != 1:
             raise fenced(self.path)
 

@@ -16,14 +16,13 @@ from walcast.model import (
     Durability,
     Fenced,
     Journal,
-    Lsn,
     OperatorError,
-    Position,
     SinkContext,
     SinkUnavailable,
 )
 from walcast.model.derived import Collection, Derived, ItemsRefused, Kind, Put, Unfit, check_puts
 from walcast.model.token import token_at
+from walcast.sinks.closing import closed
 from walcast.sinks.inplace.values import stored
 
 T = TypeVar("T")
@@ -140,13 +139,7 @@ class InPlaceStore(Generic[D]):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        closing = self._worker.submit(self._close)
-        self._worker.shutdown(wait=False)
-        try:
-            await asyncio.shield(asyncio.wrap_future(closing))
-        except asyncio.CancelledError:
-            closing.result()  # the file is let go all the same: the next to open it may be ourselves
-            raise
+        await closed(self._worker, self._close)
 
     async def checkpoint(self) -> Checkpoint | None:
         return self._held
@@ -224,7 +217,7 @@ class InPlaceStore(Generic[D]):
 
     def _open(self) -> None:
         self._database = self.connect()
-        self._held = checkpoint_of(self._db.get(f"checkpoint:{self._owner}"))
+        self._held = self._stored(f"checkpoint:{self._owner}")
         for name, value in self._built().items():
             fields = tuple((field, kind) for field, kind in value["fields"])
             ends = None if value["ends"] is None else (value["ends"][0], value["ends"][1])
@@ -331,14 +324,18 @@ class InPlaceStore(Generic[D]):
         self._db.commit()
         self._held = self._reached or self._held
 
+    def _stored(self, name: str) -> Checkpoint | None:
+        numbers = self._db.get(name)
+        return None if numbers is None else Checkpoint.of(numbers)
+
     def _advance(self, name: str, reached: Checkpoint) -> None:
         """Only if the previous one is still there: another writer's, and this transaction is nothing."""
-        if checkpoint_of(self._db.get(name)) != self._held:
+        if self._stored(name) != self._held:
             raise Fenced(
                 f"{self._where}: somebody else wrote this pipeline's checkpoint",
                 hint="two pipelines of the same name write into one graph; stop one, or give it another name",
             )
-        self._db.put(name, checkpoint_json(reached))
+        self._db.put(name, reached.numbers)
         self._db.put(f"token:{self._owner}", token_at(self._source, reached))
 
     def _save_journal(self, key: str, value: Any) -> None:
@@ -357,15 +354,3 @@ class _Journal:
 
     async def save(self, key: str, value: Any) -> None:
         await self._store.save_journal(key, value)
-
-
-def checkpoint_json(checkpoint: Checkpoint) -> list[int]:
-    position = checkpoint.position
-    return [checkpoint.epoch, int(position.commit_lsn), position.ordinal, int(checkpoint.through)]
-
-
-def checkpoint_of(value: Any) -> Checkpoint | None:
-    if value is None:
-        return None
-    epoch, lsn, ordinal, through = value
-    return Checkpoint(epoch, Position(Lsn(lsn), ordinal), Lsn(through))

@@ -29,6 +29,7 @@ from walcast.model import (
     SinkContext,
     TableId,
 )
+from walcast.sinks.closing import closed
 from walcast.sinks.jsonl.config import JsonLinesSinkConfig
 from walcast.sinks.jsonl.files import Files
 
@@ -59,13 +60,7 @@ class JsonLinesSink:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        closing = self._worker.submit(self._files.close)
-        self._worker.shutdown(wait=False)
-        try:
-            await asyncio.shield(asyncio.wrap_future(closing))
-        except asyncio.CancelledError:
-            closing.result()  # the directory is let go all the same: the next to open it may be ourselves
-            raise
+        await closed(self._worker, self._files.close)
 
     async def checkpoint(self) -> Checkpoint | None:
         return self._files.durable.checkpoint

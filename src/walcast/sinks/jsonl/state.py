@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walcast.model import FORMAT, Checkpoint, Lsn, OperatorError, Position, TableId, check_format
+from walcast.model import FORMAT, Checkpoint, OperatorError, TableId, check_format
 
 NAME: Final = ".walcast.json"
 
@@ -67,7 +67,7 @@ class State:
             {
                 "format": FORMAT,
                 "owner": self.owner,
-                "checkpoint": c and [c.epoch, int(c.position.commit_lsn), c.position.ordinal, int(c.through)],
+                "checkpoint": c and c.numbers,
                 "number": self.number,
                 "file": self.file,
                 "offset": self.offset,
@@ -81,7 +81,7 @@ class State:
         item = json.loads(data)
         check_format(item.get("format", 0), "the directory's checkpoint")
         c = item["checkpoint"]
-        checkpoint = c and Checkpoint(c[0], Position(Lsn(c[1]), c[2]), Lsn(c[3]))
+        checkpoint = c and Checkpoint.of(c)
         tables = frozenset(TableId(*table) for table in item["tables"])
         return cls(
             item["owner"], checkpoint, item["number"], item["file"], item["offset"], item["opened"], tables

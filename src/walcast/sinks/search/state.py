@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from walcast.model import Checkpoint, Lsn, OperatorError, Position
+from walcast.model import Checkpoint, OperatorError
 
 NAME = "walcast.json"
 
@@ -42,7 +42,7 @@ def load(root: Path) -> State | None:
         at = found["checkpoint"]
         return State(
             found["owner"],
-            None if at is None else Checkpoint(at[0], Position(Lsn(at[1]), at[2]), Lsn(at[3])),
+            None if at is None else Checkpoint.of(at),
             {
                 name: Serving(item["folder"], item["fingerprint"], [(a, b) for a, b in item["fields"]])
                 for name, item in found["collections"].items()
@@ -64,7 +64,7 @@ def save(root: Path, state: State) -> None:
     at = state.checkpoint
     plain = {
         "owner": state.owner,
-        "checkpoint": at and [at.epoch, int(at.position.commit_lsn), at.position.ordinal, int(at.through)],
+        "checkpoint": at and at.numbers,
         "token": state.token,
         "collections": {name: asdict(item) for name, item in state.collections.items()},
         "folders": state.folders,

@@ -23,6 +23,7 @@ from walcast.model import (
 )
 from walcast.model.derived import Collection, Derived, Kind, Put, Unfit, check_puts
 from walcast.model.token import token_at
+from walcast.sinks.closing import closed
 from walcast.sinks.search import state as kept
 from walcast.sinks.search.config import SearchConfig
 from walcast.sinks.search.index import LONGEST, Writing, readable
@@ -56,13 +57,7 @@ class SearchStore:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        closing = self._worker.submit(self._close)
-        self._worker.shutdown(wait=False)
-        try:
-            await asyncio.shield(asyncio.wrap_future(closing))
-        except asyncio.CancelledError:
-            closing.result()  # the folder is let go all the same: the next to open it may be ourselves
-            raise
+        await closed(self._worker, self._close)
 
     async def checkpoint(self) -> Checkpoint | None:
         return self._state.checkpoint
