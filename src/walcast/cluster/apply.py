@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from walcast.cluster import steps as s
-from walcast.cluster.conf import HOST, REPLICATOR, configuration, upstream
+from walcast.cluster.conf import REPLICATOR, configuration, upstream
 from walcast.cluster.desired import Desired
 from walcast.cluster.directory import Directory
 from walcast.cluster.links import set_link
@@ -27,6 +26,7 @@ from walcast.postgres.local.cache import give_away
 from walcast.postgres.local.controlfile import read_control
 from walcast.postgres.local.datadir import run_initdb
 from walcast.postgres.local.instance import Instance
+from walcast.postgres.local.process import port_is_free
 from walcast.postgres.local.server import StartFailed
 from walcast.postgres.local.task import run_task
 from walcast.postgres.local.tls import make_certificates
@@ -166,12 +166,12 @@ class Applier:
             f"port {port} of {step.node} is taken by another program",
             hint="stop it, or let the cluster move to free ports: walcast cluster up --new-ports",
         )
-        if instance.life == "down" and _taken(port):
+        if instance.life == "down" and not port_is_free(port):
             raise taken
         try:
             await asyncio.to_thread(instance.start)
         except StartFailed:
-            if instance.life == "down" and _taken(port):  # somebody was quicker
+            if instance.life == "down" and not port_is_free(port):  # somebody was quicker
                 raise taken from None
             raise
 
@@ -375,16 +375,6 @@ async def _until(
                 raise TimeoutError
             raise RetryableError(otherwise, hint=hint)
         await asyncio.sleep(_POLL)
-
-
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return True
-    return False
 
 
 def _signal_file(data: Path) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from walcast.cluster.conf import HOST
 from walcast.cluster.desired import Desired, Link, LinkMode, NodeSpec
 from walcast.cluster.observed import Observed
 from walcast.cluster.profiles import Profile
 from walcast.model import ConfigError, Lsn, OperatorError
-from walcast.postgres.local.process import free_port
+from walcast.postgres.local.process import free_port, port_is_free
 
 _ALIAS: Final = re.compile(r"^replica([1-9][0-9]*)$")
 _BASE_PORT: Final = 5432
@@ -65,7 +63,7 @@ def all_stopped(desired: Desired) -> Desired:
 def new_ports(desired: Desired, down: Collection[str]) -> Desired:
     """The nodes that are down, and whose port another program has, move to free ones."""
     nodes = tuple(
-        replace(node, port=free_port()) if node.name in down and not _free(node.port) else node
+        replace(node, port=free_port()) if node.name in down and not port_is_free(node.port) else node
         for node in desired.nodes
     )
     return replace(desired, nodes=nodes)
@@ -131,7 +129,9 @@ def added(desired: Desired, count: int = 1) -> Desired:
     top = max(numbers, default=0)
     ports = {node.port for node in desired.nodes}
     for number in range(top + 1, top + 1 + count):
-        port = next((p for p in range(max(ports) + 1, max(ports) + 20) if _free(p)), None) or free_port()
+        port = (
+            next((p for p in range(max(ports) + 1, max(ports) + 20) if port_is_free(p)), None) or free_port()
+        )
         ports.add(port)
         desired = replace(desired, nodes=(*desired.nodes, NodeSpec(f"node{number}", port)))
     return desired
@@ -225,7 +225,7 @@ def _ports(count: int, base: int | None) -> Sequence[int]:
     if not 1024 <= first <= 65535 - count:
         raise ConfigError(f"port {first} is out of range", hint="1024 to 65000")
     wanted = range(first, first + count)
-    taken = [port for port in wanted if not _free(port)]
+    taken = [port for port in wanted if not port_is_free(port)]
     if not taken:
         return wanted
     if base is not None:
@@ -240,13 +240,3 @@ def _distinct_free(count: int) -> Iterable[int]:
     while len(found) < count:
         found[free_port()] = None
     return found
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
