@@ -18,15 +18,15 @@ from typing import Any, Final
 
 import psycopg
 
-from walcast.decode.rewriting import Rewrite, rewritten
+from walcast.decode.rewriting import Rewrite
 from walcast.model import Held, Hold, OperatorError, TableStopped
 from walcast.model.comparing import Comparable, Form, Key, Span
 from walcast.postgres.comparing import natural_form
 from walcast.postgres.faults import explain
-from walcast.postgres.relations import announcement, catalog_of
+from walcast.postgres.relations import catalog_of
 from walcast.verify.compare import Kind
 from walcast.verify.keys import TouchedKeys, key_form
-from walcast.verify.repair import Mender
+from walcast.verify.repair import Mender, write_rows
 from walcast.verify.report import Report
 from walcast.verify.run import Options, Verification
 from walcast.verify.source import SourceReader, SourceTable
@@ -158,16 +158,7 @@ class Rebuild:
         except psycopg.Error as error:
             raise explain(error, f"reading {relation}") from None
         rows = [Rewrite("change", values) for key, values in there if key not in touched]
-        if rows:
-            batch = rewritten(
-                relation,
-                announcement(relation),
-                self._catalog,
-                rows,
-                epoch=held.position.epoch if held.position is not None else 1,
-                commit_lsn=int(held.cut.lsn),
-            )
-            await held.write(batch)
+        await write_rows(held, relation, self._catalog, rows)
         await held.flush()
         return upper, sorted(touched.keys), len(there)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from walcast.decode.frames import Catalog
 from walcast.decode.rewriting import Rewrite, rewritten
-from walcast.model import Held
+from walcast.model import Held, Relation
 from walcast.model.comparing import Form, Key
 from walcast.postgres.comparing import unformed
 from walcast.postgres.relations import announcement, catalog_of
@@ -48,18 +49,7 @@ class Mender:
         return left
 
     async def _write(self, held: Held, rows: list[Rewrite]) -> None:
-        if not rows:
-            return
-        relation = self._item.relation
-        batch = rewritten(
-            relation,
-            announcement(relation),
-            self._catalog,
-            rows,
-            epoch=held.position.epoch if held.position is not None else 1,
-            commit_lsn=int(held.cut.lsn),
-        )
-        await held.write(batch)
+        await write_rows(held, self._item.relation, self._catalog, rows)
 
     def _key_only(self, key: Key) -> list[bytes | None]:
         texts = dict(zip(self._item.key, key, strict=True))
@@ -67,3 +57,18 @@ class Mender:
             unformed(self._forms[name], texts[name]).encode() if name in texts else None
             for name in self._item.relation.names
         ]
+
+
+async def write_rows(held: Held, relation: Relation, catalog: Catalog, rows: list[Rewrite]) -> None:
+    """Gives the sink rows as the source has them where the fence is."""
+    if not rows:
+        return
+    batch = rewritten(
+        relation,
+        announcement(relation),
+        catalog,
+        rows,
+        epoch=held.position.epoch if held.position is not None else 1,
+        commit_lsn=int(held.cut.lsn),
+    )
+    await held.write(batch)
