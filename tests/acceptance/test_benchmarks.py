@@ -15,19 +15,24 @@ from walcast.accel import NATIVE
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.skipif(NATIVE is None, reason="the benchmarks measure the native module")
-def test_one_benchmark_runs_and_reports_in_markdown_and_json(tmp_path: Path) -> None:
-    options = ["--only", "stream", "--runs", "1", "--rows-scale", "0.01", "--match", "updates"]
+def benchmarks(folder: Path, options: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *options, "--out", str(tmp_path)],
+        [sys.executable, "-m", "benchmarks", *options, "--out", str(folder)],
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": ""},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.skipif(NATIVE is None, reason="the benchmarks measure the native module")
+def test_one_benchmark_runs_and_reports_in_markdown_and_json(tmp_path: Path) -> None:
+    options = ["--only", "stream", "--runs", "1", "--rows-scale", "0.01", "--match", "updates"]
+    done = benchmarks(tmp_path, options, timeout=90)
     assert done.stdout.startswith("| Benchmark | Walcast | Baseline |")
     report = json.loads((tmp_path / "bench.json").read_text())
     assert [row["benchmark"] for row in report["results"]] == [
@@ -45,16 +50,7 @@ def test_one_benchmark_runs_and_reports_in_markdown_and_json(tmp_path: Path) -> 
 def test_no_read_with_a_token_is_stale_while_lag_moves_and_without_one_some_are(tmp_path: Path) -> None:
     """The short form of `python -m benchmarks --only routing`, which reads a million times."""
     options = ["--only", "routing", "--runs", "1", "--rows-scale", "0.02", "--match", "moving lag"]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *options, "--out", str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONWARNINGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    benchmarks(tmp_path, options, timeout=110)
     (line,) = json.loads((tmp_path / "bench.json").read_text())["results"]
     (told,) = line["extra"]
     assert told["stale"] == 0
