@@ -2,7 +2,7 @@
 
     python -m benchmarks.report docs/benchmarks.md var/bench/bench.json ...
 
-puts the figures of these runs into the page, between its two marks; of a benchmark that is in several, the last.
+puts the figures of these runs into the page, between its two marks, in place of the same benchmarks' earlier ones.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def _rate(rate: float | None) -> str:
     return f"{rate:,.0f} rows/s" if rate else "-"
 
 
+_RULE = "|---|---:|---:|---:|---|---:|---:|"
 _BEGIN, _END = "<!-- figures -->\n", "<!-- end of figures -->"
 _SECTIONS = {
     "stream": ("The stream, decoded to Arrow, into nothing", "`pg_recvlogical -o binary=true`"),
@@ -81,22 +82,30 @@ _SECTIONS = {
 
 
 def page(text: str, rows: Sequence[dict[str, Any]]) -> str:
-    """The page with these figures in it, a table for each group."""
+    """The page with these figures in it, a table for each group; what was not measured now stays as it is."""
     head, rest = text.split(_BEGIN)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in {row["benchmark"]: row for row in rows}.values():
-        groups.setdefault(row["benchmark"].split(": ")[0], []).append(row)
-    tables = []
-    for group in sorted(groups, key=list(_SECTIONS).index):
-        title, baseline = _SECTIONS[group]
-        lines = [
-            f"## {title}\n",
-            f"| | Walcast | {baseline} | Ratio | Goal | CPU | Peak |",
-            "|---|---:|---:|---:|---|---:|---:|",
-        ]
-        lines += [_short(row) for row in groups[group]]
-        tables.append("\n".join(lines) + "\n")
-    return head + _BEGIN + "\n" + "\n".join(tables) + "\n" + _END + rest.split(_END)[1]
+    figures, tail = rest.split(_END)
+    tables: dict[str, dict[str, str]] = {}
+    for piece in figures.split("## ")[1:]:
+        title, *lines = piece.splitlines()
+        tables[title] = {line.split(" | ")[0]: line for line in lines[3:] if line}
+    for row in rows:
+        title, _ = _SECTIONS[row["benchmark"].split(": ")[0]]
+        written = _short(row)
+        tables.setdefault(title, {})[written.split(" | ")[0]] = written
+    sheets = [
+        "\n".join(
+            [
+                f"## {title}\n",
+                f"| | Walcast | {baseline} | Ratio | Goal | CPU | Peak |",
+                _RULE,
+                *tables[title].values(),
+            ]
+        )
+        for title, baseline in _SECTIONS.values()
+        if title in tables
+    ]
+    return head + _BEGIN + "\n" + "\n\n".join(sheets) + "\n\n" + _END + tail
 
 
 def _short(row: dict[str, Any]) -> str:
