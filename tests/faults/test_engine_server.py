@@ -16,11 +16,16 @@ from typing import Any
 import psycopg
 import pytest
 
+import walcast
 from walcast.engine import Pipeline, PipelineSettings
-from walcast.model import Lsn, OperatorError, Sink, SinkContext, SinkUnavailable, TableId
+from walcast.engine.mapped import MappedSink
+from walcast.mapping import DataMapping, Document, Nested
+from walcast.model import Batch, Durability, Lsn, OperatorError, Sink, SinkContext, SinkUnavailable, TableId
 from walcast.model.secret import Secret
 from walcast.postgres.local import find
 from walcast.postgres.source import PostgresSource, SourceConfig
+from walcast.sinks.documents import DocumentsConfig
+from walcast.sinks.search import SearchConfig, SearchIndex
 from walcast.testing.faulty import Faults, FaultySink
 from walcast.testing.memory import MemorySink, MemoryStore
 from walcast.testing.postgres import Database, PostgresServer
@@ -111,7 +116,25 @@ async def test_a_line_cut_during_the_copy_of_a_late_sink_costs_nothing_but_time(
     assert next(cuts, None) is None
 
 
-async def test_a_promoted_standby_is_followed_unless_the_copy_has_what_it_lost(tmp_path: Path) -> None:
+async def test_a_promoted_standby_is_followed_unless_the_copy_has_what_it_lost(
+    database: Database, tmp_path: Path
+) -> None:
+    """A copy that was derived is made anew as well: its versions hold the epoch, so lower LSNs win."""
+    mapping = DataMapping(documents={"t": Document("t")})
+    docs, search = DocumentsConfig(Secret(database.dsn())), SearchConfig(tmp_path / "find", memory=16 << 20)
+    index = SearchIndex(search.path, "t")
+
+    def derived_at(server: PostgresServer, settings: PipelineSettings = SETTINGS) -> walcast.Pipeline:
+        config = SourceConfig(Secret(server.dsn()), slot="s", publication="p", failover=True)
+        sinks = {"a": MemorySink(store), "docs": docs, "find": search}
+        return walcast.Pipeline(config, sinks, state, settings, mapping=mapping)
+
+    def derived() -> list[list[str | None]]:
+        """Of each store the names of some rows."""
+        known = dict(database.execute("select id, body ->> 'name' from derived.t"))
+        found = {id_: body["name"] for id_, body in index.documents()}
+        return [[names.get(id_) for id_ in ("2001", "2002", "2003", "9")] for names in (known, found)]
+
     binaries = find(18, tools=("pg_basebackup",))
     store, state = MemoryStore(record=True), tmp_path / "state"
     with PostgresServer(binaries=binaries) as primary:
@@ -130,11 +153,17 @@ async def test_a_promoted_standby_is_followed_unless_the_copy_has_what_it_lost(t
             before, state_before = copy.deepcopy(store), tmp_path / "before"
             shutil.copytree(state, state_before)
             await asyncio.to_thread(standby.stop)
-            async with running(
-                flow := pipeline(primary.dsn(), "s", state, failover=True, a=MemorySink(store))
-            ):
+            async with running(flow := derived_at(primary)):
+                primary.execute(
+                    "insert into t select 5000 + n, repeat('x', 500) from generate_series(1, 500) n"
+                )
                 primary.execute("insert into t values (2002, 'only the old primary and the copy have it')")
-                await flow.wait_for(token(primary), timeout=10)
+                primary.execute("update t set name = 'lost' where id = 9")
+                end = token(primary)
+                await flow.wait_for(end, timeout=10)
+            assert (
+                derived() == [["both have it", "only the old primary and the copy have it", None, "lost"]] * 2
+            )
             primary.kill()
             await asyncio.to_thread(standby.start)
             standby.execute("select pg_promote()")
@@ -147,6 +176,89 @@ async def test_a_promoted_standby_is_followed_unless_the_copy_has_what_it_lost(t
                 assert flow.status().source.epoch == 2
             assert before.rows(T) == rows(standby)
             assert [change.row["id"] for change in before.changes] == [2001, 2003]
+            settings = replace(SETTINGS, new_history="resnapshot")
+            async with running(flow := derived_at(standby, settings)):
+                standby.execute("update t set name = 'new' where id in (9, 2003)")
+                assert token(standby) < end
+                await flow.wait_for(token(standby), timeout=10)
+            assert derived() == [["both have it", None, "new", "new"]] * 2
+            assert len(index.ids()) == 1002
+            versions = database.execute("select version >> 48 from derived.t where id in ('9', '2003')")
+            assert versions == [(2,), (2,)]
+            assert store.rows(T) == rows(standby)
+
+
+async def test_what_was_read_ahead_of_a_lost_tail_is_made_anew(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream waits for the standby; who reads the source again sees what only the primary has."""
+    arrived, go, write = asyncio.Semaphore(0), asyncio.Event(), MappedSink.write
+
+    async def late(sink: MappedSink, batch: Batch) -> Durability:
+        if batch.xids:
+            arrived.release()
+            await go.wait()
+        return await write(sink, batch)
+
+    monkeypatch.setattr(MappedSink, "write", late)
+    mapping = DataMapping(
+        documents={"t": Document("t", nested={"notes": Nested("note", on={"t_id": "id"}, order=("id",))})}
+    )
+    sinks = {
+        "docs": DocumentsConfig(Secret(database.dsn())),
+        "find": SearchConfig(tmp_path / "find", memory=16 << 20),
+    }
+
+    def flow_at(server: PostgresServer) -> walcast.Pipeline:
+        config = SourceConfig(Secret(server.dsn()), slot="s", publication="p", failover=True)
+        return walcast.Pipeline(config, sinks, tmp_path / "state", SETTINGS, mapping=mapping)
+
+    def notes(body: dict[str, Any]) -> list[str]:
+        return [note["text"] for note in body["notes"]]
+
+    def held() -> list[list[str]]:
+        ((in_docs,),) = database.execute("select body from derived.t where id = '1'")
+        in_search = SearchIndex(tmp_path / "find", "t").get("1") or {}
+        return [notes(in_docs), notes(in_search)]
+
+    with PostgresServer(binaries=find(18, tools=("pg_basebackup",))) as primary:
+        primary.execute(SCHEMA + "create table note (id int primary key, t_id bigint, text text)")
+        async with running(flow := flow_at(primary)):
+            await flow.wait_for(token(primary), timeout=10)
+        standby = await asyncio.to_thread(primary.standby, settings={"hot_standby_feedback": "on"})
+        with standby:
+            async with running(flow := flow_at(primary)):
+                await _synchronize(flow, primary, standby)
+            primary.execute("alter system set synchronized_standby_slots = 'standby_slot'")
+            primary.execute("select pg_reload_conf()")
+            async with running(flow := flow_at(primary)):
+                primary.execute("insert into note values (1, 1, 'kept')")
+                kept = token(primary)
+                async with asyncio.timeout(10):
+                    await arrived.acquire()
+                    await arrived.acquire()
+                await asyncio.to_thread(standby.stop)
+                primary.execute("insert into note values (2, 1, 'lost')")
+                go.set()
+                await flow.wait_for(kept, timeout=10)
+                assert held() == [["kept", "lost"]] * 2
+                assert {sink.checkpoint.through for sink in flow.status().sinks if sink.checkpoint} == {kept}
+            primary.kill()
+            await asyncio.to_thread(standby.start)
+            standby.execute("select pg_promote()")
+            async with running(flow := flow_at(standby)):
+                standby.execute("insert into note values (3, 2, 'new')")
+                await flow.wait_for(token(standby), timeout=10)
+                async with asyncio.timeout(20):
+                    while held() != [["kept"]] * 2:  # noqa: ASYNC110  # no event
+                        await asyncio.sleep(0.05)
+                ((count,),) = database.execute("select count(*) from derived.t")
+                assert count == 1000
+            # It is done with: nothing is made anew once more.
+            database.execute("update derived.t set body = '{}' where id = '2'")
+            async with running(flow := flow_at(standby)):
+                await flow.wait_for(token(standby), timeout=10)
+            assert database.execute("select body from derived.t where id = '2'") == [({},)]
 
 
 async def _synchronize(flow: Pipeline, primary: PostgresServer, standby: PostgresServer) -> None:

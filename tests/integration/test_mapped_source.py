@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from walcast.mapping import (
     compile_mapping,
     tables_of,
 )
+from walcast.model import SourceUnavailable
 from walcast.model.secret import Secret
 from walcast.postgres.rereader import PostgresReader
-from walcast.postgres.source import SourceConfig
+from walcast.postgres.source import PostgresSource, SourceConfig
 from walcast.sinks.documents import DocumentsConfig
 from walcast.testing.postgres import Database, PostgresServer
 
@@ -212,6 +214,19 @@ async def test_the_connection_that_reads_again_may_be_lost(database: Database, t
                 flow.source.poke()
                 await asyncio.sleep(0.05)
         assert flow.status().sinks[0].retries
+
+
+async def test_a_server_of_another_history_is_not_read(database: Database) -> None:
+    async with PostgresSource(database.dsn()) as source:
+        here = source.identity
+    for other in (replace(here, timeline=2), replace(here, system_id=1)):
+        with pytest.raises(SourceUnavailable, match="another history"):
+            await PostgresReader(Secret(database.dsn()), "test", other).__aenter__()
+    async with PostgresReader(Secret(database.dsn()), "test", here) as reader:
+        before = reader.shown
+        database.execute("select pg_logical_emit_message(true, 'x', 'x')")
+        async with reader.view(()):
+            assert reader.shown > before
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from engine_tools import SETTINGS, USERS, ScriptedServer, ScriptedSource, running
 
 from walcast.engine import Pipeline, PipelineSettings, adopt_slot, request_resync
+from walcast.engine.ahead import ReadAhead
 from walcast.engine.history import History, Record, admit, epoch_of
 from walcast.model import (
     Checkpoint,
@@ -95,6 +96,44 @@ def test_a_promoted_standby_is_followed_when_it_holds_all_that_the_copy_holds() 
         judged(record, PROMOTED, left_at=Lsn(119))
     with pytest.raises(OperatorError, match="another history"):
         judged(record, PROMOTED, left_at=None)
+
+
+@pytest.mark.parametrize(
+    ("shown", "left_at", "doubted"), [(None, 120, False), (120, 120, False), (121, 120, True)]
+)
+def test_what_read_past_the_end_of_a_history_is_in_doubt(
+    shown: int | None, left_at: int, doubted: bool
+) -> None:
+    record = Record("a", at(120), HISTORY, shown=None if shown is None else Lsn(shown))
+    admission = admit(record, PROMOTED, 2, SLOT, FAR, left_at=Lsn(left_at), anew=False, resnapshot=False)
+    assert (admission.doubted, admission.checkpoint) == (doubted, at(120, epoch=2))
+
+
+async def test_how_far_the_source_was_shown_is_kept_before_it_is_used(tmp_path: Path) -> None:
+    async def opened(identity: SourceIdentity) -> ReadAhead:
+        ahead = ReadAhead(tmp_path / "shown.json", identity)
+        await ahead.load()
+        return ahead
+
+    first = await opened(HERE)
+    assert not first.known
+    await first.note(Lsn(120))
+    killed = (await opened(HERE)).shown(7, 1)
+    assert killed is not None, "durable at once"
+    assert killed > 120, "and seldom: it runs ahead of the true end"
+    await first.close()
+    again = await opened(HERE)
+    assert again.shown(7, 1) == Lsn(120)
+    assert again.shown(8, 1) is None
+    assert again.shown(7, 2) is None, "the next history was taken up with this in sight"
+    promoted = await opened(PROMOTED)
+    await promoted.note(Lsn(110))
+    await promoted.doubt(True)
+    await promoted.close()
+    last = await opened(PROMOTED)
+    assert (last.shown(7, 2), last.shown(7, 1), last.doubted) == (Lsn(110), Lsn(110), True)
+    await last.doubt(False)
+    assert not (await opened(PROMOTED)).doubted
 
 
 def test_checkpoints_of_an_earlier_epoch_count_after_a_promotion_but_not_after_a_new_copy() -> None:

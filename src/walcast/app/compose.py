@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, cast
 
 from walcast.app import registry
 from walcast.app.mapping import declared
 from walcast.app.settings import Settings
 from walcast.engine import Pipeline
+from walcast.engine.ahead import ReadAhead
 from walcast.engine.mapped import mapped_sink
 from walcast.mapping import DataMapping
 from walcast.model import ConfigError, Finding, OperatorError, Sink, SinkContext, SinkFactory, Source
@@ -71,9 +73,12 @@ def sink_factory(
         )
 
     def made(context: SinkContext) -> AbstractAsyncContextManager[Sink]:
-        reader = PostgresReader(source.dsn, application_name(source.name, f"{context.sink}:read"))
+        application = application_name(source.name, f"{context.sink}:read")
+        reader = PostgresReader(source.dsn, application, context.source)
         store = cast("DerivedStore", entry.build(config, context))
-        return mapped_sink(store, mapping, reader, config.targets, config.policies)
+        file = Path(context.state_dir) / "sinks" / f"{context.sink}.shown.json"
+        ahead = ReadAhead(file, context.source)
+        return mapped_sink(store, mapping, reader, config.targets, config.policies, ahead)
 
     return made
 

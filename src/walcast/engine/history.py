@@ -65,12 +65,14 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What an opened sink says of itself. `known`: this state directory has seen it take part before."""
+    """What an opened sink says of itself. `known`: this state directory has seen it take part before. `shown`: up to where
+    it has read the source again, in its history or one that followed."""
 
     name: str
     checkpoint: Checkpoint | None
     history: History | None
     known: bool = False
+    shown: Lsn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +108,14 @@ class Switch:
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Where a sink goes on. `fresh`: whatever it has is copied anew; `anew`: these tables are; `moved`: the source is
-    another server with the same rows."""
+    another server with the same rows; `doubted`: it may have read what the source has lost since."""
 
     checkpoint: Checkpoint | None
     history: History
     fresh: bool
     anew: tuple[TableId, ...] = ()
     moved: bool = False
+    doubted: bool = False
 
     @property
     def floor(self) -> Lsn:
@@ -194,6 +197,7 @@ def admit(
             raise _missing(record.name, slot)
         return Admission(None, fresh, True)
     checkpoint = _counting(record.checkpoint, history)
+    doubted = False
     if switch is not None and switch.source == history.system_id and switch.target == identity.system_id:
         return _moved(record.name, history, checkpoint, fresh, switch, slot, anew=anew)
     if not history.same(identity):
@@ -202,6 +206,7 @@ def admit(
             if not (resnapshot or anew):
                 raise _other_history(record.name, reason)
             return Admission(None, fresh, True)
+        doubted = record.shown is not None and left_at is not None and record.shown > left_at
         history = replace(history, timeline=identity.timeline)
     history = replace(history, epoch=epoch)
     if checkpoint is not None:
@@ -212,7 +217,7 @@ def admit(
             raise _gone_back(record.name, at, position)
         return Admission(None, fresh, True)
     if confirmed <= at:
-        return Admission(checkpoint, history, anew)
+        return Admission(checkpoint, history, anew, doubted=doubted)
     if anew:
         return Admission(None, fresh, True)
     if checkpoint is None:

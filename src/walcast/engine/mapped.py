@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from typing import Self
 
+from walcast.engine.ahead import NotingReader, ReadAhead
 from walcast.engine.blame import blamed
 from walcast.engine.derive import View, changed, copied, page
 from walcast.engine.tasks import end
@@ -51,7 +52,7 @@ DEFAULT_POLICIES = DerivedSettings().policies
 
 
 class MappedSink:
-    """Implements `walcast.model.Sink` and `SetsAside` over a store. The mapping is compiled when it is opened, with the tables as they are.
+    """Implements `walcast.model.Sink`, `SetsAside` and `ReadsAhead` over a store. The mapping is compiled when it is opened, with the tables as they are.
 
     A collection whose mapping changed is filled anew beside the stream while the old one serves, then takes its place.
     """
@@ -63,12 +64,14 @@ class MappedSink:
         reader: SourceReader,
         targets: Sequence[str] = (),
         policies: RowPolicies = DEFAULT_POLICIES,
+        ahead: ReadAhead | None = None,
     ) -> None:
         self._targets = targets
         self.policies = policies
         self.store = store
         self._mapping = mapping
-        self._reader = reader
+        self._ahead = ahead
+        self._reader = reader if ahead is None else NotingReader(reader, ahead)
         self._plan: Plan | None = None
         self._calls = asyncio.Lock()
         self._stack = AsyncExitStack()
@@ -106,6 +109,17 @@ class MappedSink:
 
     async def checkpoint(self) -> Checkpoint | None:
         return await self.store.checkpoint()
+
+    def shown(self, system_id: int, timeline: int) -> Lsn | None:
+        return None if self._ahead is None else self._ahead.shown(system_id, timeline)
+
+    async def fill_anew(self) -> None:
+        assert self._ahead is not None, "it was not asked what it has read"
+        async with self._calls:  # not amid a page
+            filler, self._filler = self._filler, None
+            await end(filler)
+            await self._ahead.doubt(True)
+        await self._match()
 
     async def prepare(self, relation: Relation) -> None:
         """Raises TableStopped when the mapping reads a column that the table does not have any more."""
@@ -236,12 +250,14 @@ class MappedSink:
         """Makes the collections that are missing; what is there but of another mapping is filled beside the stream."""
         built = await self.store.built()
         wanted = self.plan.collections
+        doubted = self._ahead is not None and self._ahead.doubted
         for name in built.keys() - wanted.keys():
             await self.store.drop(name)
         stale = [
             target
             for target in self.plan.targets
-            if any(built.get(name) != made.fingerprint for name, made in target.collections.items())
+            if doubted
+            or any(built.get(name) != made.fingerprint for name, made in target.collections.items())
         ]
         if built and stale:
             self._filler = asyncio.create_task(self._fill(stale), name="walcast fill")
@@ -249,6 +265,12 @@ class MappedSink:
         for target in stale:
             await self._start(target)
             await self._finish(target)
+        await self._trusted()
+
+    async def _trusted(self) -> None:
+        """Nothing is left of what was in doubt."""
+        if self._ahead is not None and self._ahead.doubted:
+            await self._ahead.doubt(False)
 
     async def _fill(self, targets: Sequence[Target]) -> None:
         """Page by page between the stream's batches, which go to the new collections as well."""
@@ -266,6 +288,7 @@ class MappedSink:
                         await self._finish(target)
                         break
             log.info("collection_filled", extra={"target": target.name})
+        await self._trusted()
 
     async def _anew(self, target: Target, view: View, *, done: bool = True) -> None:
         """All of it: it cannot be told what changed."""
@@ -349,10 +372,12 @@ def mapped_sink(
     reader: SourceReader,
     targets: Sequence[str] = (),
     policies: RowPolicies = DEFAULT_POLICIES,
+    ahead: ReadAhead | None = None,
 ) -> MappedSink:
-    """The sink that fits the store. `targets`: which of the mapping's, by default all that it can hold."""
+    """The sink that fits the store. `targets`: which of the mapping's, by default all that it can hold. `ahead`: where to
+    keep how far the source was read."""
     kind = JournalledMappedSink if isinstance(store, KeepsJournal) else MappedSink
-    return kind(store, mapping, reader, targets, policies)
+    return kind(store, mapping, reader, targets, policies, ahead)
 
 
 def _version_at(checkpoint: Checkpoint) -> int:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -40,6 +41,7 @@ from walcast.model import (
     KeepsDeadLetters,
     KeepsJournal,
     Movable,
+    ReadsAhead,
     SetsAside,
     Sink,
     Source,
@@ -54,6 +56,10 @@ _TAKING = 10.0
 """Seconds that the source may take to give a snapshot and its position, for which the sink stands still."""
 _SETTLING = 1.0
 """Seconds from the start of the stream: what was committed before, and waits for nothing, is visible by then."""
+
+_DOUBTED = (
+    "it may have read what the promoted standby never got: what it holds is made anew beside the stream"
+)
 
 
 class SinkWorker:
@@ -402,12 +408,18 @@ class SinkWorker:
             self.state = SinkState.STREAMING
             return
         self.inbox.clear()
-        self.record = Record(self.name, checkpoint, History.of(content.get(HISTORY)))
+        sink, history = delivery.sink, History.of(content.get(HISTORY))
+        self.record = Record(self.name, checkpoint, history)
+        if history is not None and isinstance(sink, ReadsAhead):
+            shown = sink.shown(history.system_id, history.timeline)
+            self.record = replace(self.record, shown=shown)
         self._admission = asyncio.get_running_loop().create_future()
         self._changed()
         admission = await self._admission
+        if admission.doubted and isinstance(sink, ReadsAhead):
+            log.warning("copy_doubted", extra={"sink": self.name, "hint": _DOUBTED})
+            await sink.fill_anew()
         if admission.moved:
-            sink = delivery.sink
             await self.book.moved(await sink.moved() if isinstance(sink, Movable) else ())
         if admission.fresh or admission.anew:
             await self.book.reset(None if admission.fresh else admission.anew)

@@ -224,6 +224,11 @@ class SourceReader(Protocol):
         """These tables as the catalog has them now; those that are not there are left out."""
         ...
 
+    @property
+    def shown(self) -> Lsn:
+        """Where the source was when it was last seen: all that views have shown committed before. At opening it is looked at."""
+        ...
+
     async def settle(self) -> None:
         """From now on views also wait for transactions that are in the log already but not visible yet: for a copy that
         begins at a position whose transactions nobody has named."""

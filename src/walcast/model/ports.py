@@ -198,6 +198,19 @@ class KeepsJournal(Protocol):
 
 
 @runtime_checkable
+class ReadsAhead(Protocol):
+    """A sink that reads the source again, and so may hold what the stream has not brought yet."""
+
+    def shown(self, system_id: int, timeline: int) -> Lsn | None:
+        """Up to where it was shown this history, or one that followed it, when it was opened; None: not at all."""
+        ...
+
+    async def fill_anew(self) -> None:
+        """What it holds is in doubt: it is made anew beside the stream. Durable as an order when it returns."""
+        ...
+
+
+@runtime_checkable
 class SetsAside(Protocol):
     """A sink that can say which rows it can never apply (`RowsRefused`), and go on without them."""
 

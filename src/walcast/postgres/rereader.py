@@ -16,10 +16,10 @@ import psycopg
 from psycopg import sql
 
 from walcast.decode.values import loaders
-from walcast.model import Relation, SourceUnavailable, TableId, Visibility
+from walcast.model import Lsn, Relation, SourceIdentity, SourceUnavailable, TableId, Visibility
 from walcast.model.derived import Key, Row
 from walcast.model.secret import Secret
-from walcast.postgres.catalog import describe_relations, list_tables
+from walcast.postgres.catalog import describe_relations, fetch_one, identity, list_tables
 from walcast.postgres.connect import Connection, connect
 from walcast.postgres.cut import unsettled
 from walcast.postgres.faults import explain
@@ -27,7 +27,12 @@ from walcast.postgres.faults import explain
 log = logging.getLogger("walcast.postgres")
 
 _BEGIN: Final[LiteralString] = "begin transaction isolation level repeatable read, read only"
-_SNAPSHOT: Final[LiteralString] = "select pg_catalog.pg_current_snapshot()::text"
+# The snapshot is taken before the statement runs, the position is read after: so all that it sees committed before.
+_SNAPSHOT: Final[LiteralString] = """
+select pg_catalog.pg_current_snapshot()::text,
+       case when pg_catalog.pg_is_in_recovery() then coalesce(pg_catalog.pg_last_wal_replay_lsn(), '0/0')
+            else pg_catalog.pg_current_wal_insert_lsn() end::text
+"""
 _OIDS: Final[LiteralString] = """
 select c.oid::int8 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   join unnest(%s::text[], %s::text[]) as w(schema, name) on n.nspname = w.schema and c.relname = w.name
@@ -41,18 +46,27 @@ _TELL_AFTER = 2.0
 class PostgresReader:
     """Implements `walcast.model.derived.SourceReader` and `SourceView` over one connection; an async context manager.
 
-    Raises SourceUnavailable when the connection is lost: it is to be opened again.
+    `history`: the one that the stream is of. Raises SourceUnavailable when the connection is lost, or leads to a server
+    of another history: it is to be opened again.
     """
 
-    def __init__(self, dsn: Secret, application: str) -> None:
+    def __init__(self, dsn: Secret, application: str, history: SourceIdentity | None = None) -> None:
+        self.shown = Lsn(0)
         self._dsn = dsn
         self._application = application
+        self._history = history
         self._connection: Connection | None = None
         self._pending: frozenset[int] = frozenset()
         self._relations: dict[TableId, Relation] = {}
 
     async def __aenter__(self) -> Self:
-        self._connection = await connect(self._dsn, application=self._application)
+        connection = await connect(self._dsn, application=self._application)
+        try:
+            await self._check(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -129,6 +143,24 @@ class PostgresReader:
         )
         return await self._fetch(relation, columns, query, list(after or ()))
 
+    async def _check(self, connection: Connection) -> None:
+        """A primary never changes its history under a connection; what a standby follows may."""
+        try:
+            now = await identity(connection)
+            _, lsn = await fetch_one(connection, _SNAPSHOT)
+            (standby,) = await fetch_one(connection, "select pg_catalog.pg_is_in_recovery()")
+        except psycopg.Error as error:
+            raise explain(error, "looking at the source that is read again") from None
+        self.shown = Lsn.parse(lsn)
+        then = self._history
+        if then is not None and (
+            now.system_id != then.system_id or (now.timeline != then.timeline and not standby)
+        ):
+            raise SourceUnavailable(
+                f"the source is read again on another history: system {now.system_id}, timeline {now.timeline}",
+                hint="it is tried again until the stream has followed; does the DSN name servers that were replaced?",
+            )
+
     @property
     def _opened(self) -> Connection:
         if self._connection is None or self._connection.closed:
@@ -144,11 +176,11 @@ class PostgresReader:
         while True:
             try:
                 await self._opened.execute(_BEGIN)
-                row = await (await self._opened.execute(_SNAPSHOT)).fetchone()
-                assert row is not None
-                visibility = Visibility.parse(row[0])
+                snapshot, lsn = await fetch_one(self._opened, _SNAPSHOT)
+                visibility = Visibility.parse(snapshot)
                 unseen = [xid for xid in xids if not visibility.sees(xid)]
                 if not unseen:
+                    self.shown = max(self.shown, Lsn.parse(lsn))
                     return
                 await self._opened.execute("rollback")
             except psycopg.Error as error:

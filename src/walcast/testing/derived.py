@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from walcast.mapping.values import key_of
-from walcast.model import Checkpoint, Durability, Fenced, Relation, TableId
+from walcast.model import Checkpoint, Durability, Fenced, Lsn, Relation, TableId
 from walcast.model.derived import Collection, Derived, Key, Kind, Put, Row
 
 
@@ -155,6 +155,7 @@ class MemoryReader:
         self._relations = relations
         self._rows = rows
         self.asked = 0
+        self.shown = Lsn(0)
         """Queries so far."""
 
     async def __aenter__(self) -> Self:
