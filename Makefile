@@ -30,11 +30,26 @@ $(STAMP): pyproject.toml constraints.txt native/build_hook.py $(RUST)
 	WALCAST_NATIVE=$(WALCAST_NATIVE) $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --editable . --group dev
 	touch $@
 
-demo: setup ## A live PostgreSQL into four copies, and a social network at http://localhost:5000 (CHECK=1: unattended, one JSON line)
-	@$(BIN)/walcast demo --app examples/social $(if $(CHECK),--check)
+demo: setup $(if $(filter servers,$(STORES)),servers) ## A live PostgreSQL into four copies, and a social network at http://localhost:5000 (CHECK=1: unattended, one JSON line; STORES=servers: over Neo4j and OpenSearch)
+	@export STORES=$(STORES)
+	$(BIN)/walcast demo --app examples/social $(if $(CHECK),--check)
 
-social: setup ## The social network at http://localhost:5000: a graph and a search kept in step (CHECK=1: unattended, one JSON line)
-	@cd examples/social && ../../$(BIN)/python -m social $(if $(CHECK),--check)
+social: setup $(if $(filter servers,$(STORES)),servers) ## The social network at http://localhost:5000: a graph and a search kept in step (CHECK=1, STORES=servers: as for demo)
+	@cd examples/social
+	../../$(BIN)/python -m social $(if $(CHECK),--check) $(if $(STORES),--stores $(STORES))
+
+servers: setup ## A real Neo4j and OpenSearch for STORES=servers, from Maven, and Java and Maven where they are missing and we may
+	@if ! command -v javac >/dev/null || ! command -v mvn >/dev/null; then
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+			echo "servers: installing Debian's JDK and Maven" >&2
+			apt-get update -qq
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=600 default-jdk-headless maven >/dev/null
+		else
+			echo "servers: there is no JDK, or no Maven; hint: install both, as in: apt-get install default-jdk-headless maven" >&2
+		fi
+	fi
+	cd examples/social
+	../../$(BIN)/python -m social.servers
 
 lab: setup ## A primary and two replicas to write to, read from, break and repair (PLAIN=1: a numbered menu)
 	@$(BIN)/walcast lab $(if $(PLAIN),--plain)
@@ -91,4 +106,4 @@ docs: setup ## Regenerates the reference pages from the code
 clean: ## Removes what the targets made
 	rm -rf $(VENV) native/target src/walcast/accel/_native.abi3.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help setup demo social browser lab test check rust pytest test-matrix bench fuzz chaos verify-soak docs clean
+.PHONY: help setup demo social servers browser lab test check rust pytest test-matrix bench fuzz chaos verify-soak docs clean

@@ -69,9 +69,8 @@ def _connect(app: Flask) -> None:
     uri = database.plain_uri(app.config["SQLALCHEMY_DATABASE_URI"])
     settings = load(Path(app.config["WALCAST_CONFIG"]), app.config["WALCAST_ENVIRONMENT"], uri)
     copies = Copies(settings.pipeline.state_dir)
-    search_folder = next(sink.config.path for sink in settings.sinks if sink.type == "search")
     app.extensions["social.stores"] = freshness.Stores(
-        copies, stores.EmbeddedGraph(copies), stores.EmbeddedSearch(search_folder)
+        copies, stores.open_graph(settings, copies), stores.open_search(settings, copies)
     )
 
 

@@ -21,6 +21,14 @@ class Stores:
     search: Search
     names: tuple[str, ...] = ("graph", "search")
 
+    def kind(self, name: str) -> str:
+        """What that copy is: LadybugDB, OpenSearch ..."""
+        return str(getattr(self, name).name)
+
+    def close(self) -> None:
+        self.graph.close()
+        self.search.close()
+
 
 def stores() -> Stores:
     found: Stores = current_app.extensions["social.stores"]
@@ -37,10 +45,14 @@ def lags() -> list[dict[str, Any]]:
     known = stores()
     status = known.copies.status()
     if status is None:
-        return [{"name": name, "state": "down", "bytes": None, "seconds": None} for name in known.names]
+        return [
+            {"name": name, "kind": known.kind(name), "state": "down", "bytes": None, "seconds": None}
+            for name in known.names
+        ]
     return [
         {
             "name": sink["name"],
+            "kind": known.kind(sink["name"]),
             "state": sink["state"],
             "bytes": sink["lag_bytes"],
             "seconds": sink["lag_seconds"],

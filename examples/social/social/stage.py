@@ -1,11 +1,13 @@
 """All of it on this machine: PostgreSQL, the pipeline as a process of its own, the web server.
 
-python -m social              at http://localhost:5000
-python -m social --check      goes through every page, kills the pipeline, compares the copies; one line of JSON
+python -m social                     at http://localhost:5000
+python -m social --stores servers    over a real Neo4j and a real OpenSearch (STORES=servers says the same)
+python -m social --check             goes through every page, kills what can be killed, compares the copies; one line of JSON
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -21,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flask import Flask
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -30,7 +32,11 @@ import social
 from social import seeding
 from walcast.engine import owner
 from walcast.integrations.copies import Copies
+from walcast.model import WalcastError
 from walcast.postgres.local import LocalServer
+
+if TYPE_CHECKING:
+    from social.servers import Say, Servers
 
 PORT = 5000
 _STARTING = 60.0
@@ -91,26 +97,34 @@ class Stage:
     uri: str
     app: Flask
     pipeline: PipelineProcess
+    servers: Servers | None = None
+    """None: the stores are embedded."""
 
 
 @contextlib.contextmanager
-def stage(port: int = PORT, *, quiet: bool = False) -> Iterator[Stage]:
+def stage(port: int = PORT, *, with_servers: bool = False, say: Say = lambda _: None) -> Iterator[Stage]:
     """Everything, until the context ends. The database is SQLALCHEMY_DATABASE_URI's, or one of its own, gone afterwards."""
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="walcast-social-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         uri = os.environ.get("SQLALCHEMY_DATABASE_URI") or _own_server(stack)
+        running = stack.enter_context(_servers(say)) if with_servers else None
+        places = running.environment if running else _embedded(folder)
         environment = os.environ | {
             "SQLALCHEMY_DATABASE_URI": uri,
             "WALCAST_PIPELINE__STATE_DIR": str(folder / "state"),
-            "WALCAST_SINKS__GRAPH__PATH": str(folder / "graph.lbug"),
-            "WALCAST_SINKS__SEARCH__PATH": str(folder / "search"),
+            **places,
         }
-        app = social.create_app(SQLALCHEMY_DATABASE_URI=uri, WALCAST_ENVIRONMENT=environment)
+        config = social.CONFIG.with_name("neo4j-opensearch.toml") if running else social.CONFIG
+        app = social.create_app(
+            SQLALCHEMY_DATABASE_URI=uri, WALCAST_CONFIG=str(config), WALCAST_ENVIRONMENT=environment
+        )
+        app.extensions["social.servers"] = running
         stack.callback(app.extensions["social.router"].close)
+        stack.callback(app.extensions["social.stores"].close)
         with app.extensions["social.router"].write() as lease:
             seeding.fill(lease.connection)
-        pipeline = stack.enter_context(PipelineProcess(folder, social.CONFIG, environment))
+        pipeline = stack.enter_context(PipelineProcess(folder, config, environment))
         server = _listen(app, port)
         thread = threading.Thread(target=server.serve_forever, name="web", daemon=True)
         thread.start()
@@ -118,10 +132,26 @@ def stage(port: int = PORT, *, quiet: bool = False) -> Iterator[Stage]:
         stack.callback(thread.join)
         stack.callback(server.shutdown)
         url = f"http://localhost:{server.port}"
-        if server.port != port and port and not quiet:
-            print(f"social: port {port} is taken; this is {server.port}", file=sys.stderr)
+        if server.port != port and port:
+            say(f"port {port} is taken; this is {server.port}")
+        say("filling the copies")
         _await_copies(folder)
-        yield Stage(url, folder, uri, app, pipeline)
+        yield Stage(url, folder, uri, app, pipeline, running)
+
+
+def _embedded(folder: Path) -> dict[str, str]:
+    return {
+        "WALCAST_SINKS__GRAPH__PATH": str(folder / "graph.lbug"),
+        "WALCAST_SINKS__SEARCH__PATH": str(folder / "search"),
+    }
+
+
+def _servers(say: Say) -> contextlib.AbstractContextManager[Servers]:
+    from social.servers import (
+        servers,
+    )  # the test kit and the drivers of those servers: for those who ask for them
+
+    return servers(say)
 
 
 def _own_server(stack: contextlib.ExitStack) -> str:
@@ -166,30 +196,54 @@ def _until_eof(stopping: threading.Event) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`--check`, `--port N`, and `--with-parent`: ends when standard input does."""
-    from social.tour import tour
-
-    check = "--check" in arguments
-    port = int(arguments[arguments.index("--port") + 1]) if "--port" in arguments else PORT
+    """`--check`, `--stores servers`, `--port N`, and `--with-parent`: it ends when standard input does, and says on standard
+    output how far it is, as lines of JSON."""
+    options = argparse.ArgumentParser("social", description="A social network, its graph and its search.")
+    options.add_argument("--check", action="store_true", help="go through every page; one line of JSON")
+    options.add_argument("--port", type=int, default=PORT)
+    options.add_argument(
+        "--stores", choices=("embedded", "servers"), default=os.environ.get("STORES") or "embedded"
+    )
+    options.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
+    given = options.parse_args(arguments)
+    if given.stores not in ("embedded", "servers"):  # a default is not checked
+        options.error(f"STORES={given.stores}: there are embedded and servers")
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    if "--with-parent" in arguments:
+    if given.with_parent:
         threading.Thread(target=_until_eof, args=(stopping,), daemon=True).start()
-    with stage(port, quiet=check) as running:
-        if check:
-            summary = tour(running)
-            print(json.dumps(summary), flush=True)
-            return 0 if summary["ok"] else 1
-        if "--with-parent" in arguments:
-            print(json.dumps({"url": running.url, "uri": running.uri}), flush=True)
-        print(
-            f"social: {running.url} (log in as alice); its PostgreSQL: psql '{running.uri}'", file=sys.stderr
-        )
-        print(
-            f"social: the copies and the pipeline's log are in {running.folder}; Ctrl-C ends it",
-            file=sys.stderr,
-            flush=True,
-        )
-        stopping.wait()
+    say = _tell_parent if given.with_parent else _tell
+    try:
+        with stage(given.port, with_servers=given.stores == "servers", say=say) as running:
+            return _run(running, given, stopping, say)
+    except WalcastError as error:
+        hint = f"; hint: {error.hint}" if error.hint else ""
+        if given.check or given.with_parent:
+            print(json.dumps({"ok": False, "error": f"{error.message}{hint}"}), flush=True)
+        else:
+            _tell(f"{error.message}{hint}")
+        return 1
+
+
+def _run(running: Stage, given: argparse.Namespace, stopping: threading.Event, say: Say) -> int:
+    if given.check:
+        from social.tour import tour
+
+        summary = tour(running, say)
+        print(json.dumps(summary), flush=True)
+        return 0 if summary["ok"] else 1
+    if given.with_parent:
+        print(json.dumps({"url": running.url, "uri": running.uri}), flush=True)
+    _tell(f"{running.url} (log in as alice); its PostgreSQL: psql '{running.uri}'")
+    _tell(f"the pipeline's log is in {running.folder}; Ctrl-C ends it")
+    stopping.wait()
     return 0
+
+
+def _tell(text: str) -> None:
+    print(f"social: {text}", file=sys.stderr, flush=True)
+
+
+def _tell_parent(text: str) -> None:
+    print(json.dumps({"says": text}), flush=True)

@@ -1,5 +1,5 @@
-"""Goes through the whole application over HTTP, as somebody who looks at every page; stops a copy, kills the pipeline, and
-at last compares the copies with PostgreSQL. Every step says what it expects; the first that is wrong ends it."""
+"""Goes through the whole application over HTTP, as somebody who looks at every page; stops a copy, kills the pipeline and
+the stores that are servers, and at last compares the copies with PostgreSQL. Every step says what it expects; the first that is wrong ends it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class Wrong(Exception):
     """Something is not as it should be."""
 
 
-def tour(stage: Stage) -> dict[str, Any]:
-    """A summary that JSON can hold: `ok`, `seconds`, `pages`, `steps`, `error`, and of each copy what the demo says of its
+def tour(stage: Stage, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """`say` is told of each step. A summary that JSON can hold: `ok`, `seconds`, `pages`, `steps`, `error`, and of each copy what the demo says of its
     sinks."""
     began = time.monotonic()
     guide = Guide(stage)
     error = None
     try:
         for step in guide.steps:
+            say(step.__name__.replace("_", " "))
             step()
             guide.done.append(step.__name__)
     except Wrong as wrong:
@@ -86,6 +87,7 @@ class Guide:
             self.raw_sql_arrives,
             self.a_stopped_copy_says_so_and_catches_up,
             self.a_killed_pipeline_loses_nothing,
+            *([self.killed_servers_come_back] if stage.servers else []),
             self.somebody_comes_and_goes,
             self.the_copies_equal_the_source,
         ]
@@ -213,7 +215,7 @@ class Guide:
         self.alice.post("/replication/graph/stop")
         _says(self.alice.get("/replication"), "paused")
         self.alice.post("/user/carol/follow")
-        _is(self.alice.get("/user/alice/friends-of-friends"), 503)
+        self._stale("/user/alice/friends-of-friends")
         _says(self.alice.post("/write-post", {"title": "Alone", "body": "A quokka came by."}), "Posted")
         _says(self._fresh("/search", q="quokka"), "<b>quokka</b>")
         self.alice.post("/replication/graph/start")
@@ -231,7 +233,7 @@ class Guide:
         _is(page, 200)
         if page.fresh is not False:
             raise Wrong("the search claims to have what no pipeline brought")
-        _is(self.alice.get("/user/alice/friends-of-friends"), 503)
+        self._stale("/user/alice/friends-of-friends")
         _is(self.alice.get("/replication"), 200)
         self.stage.pipeline.start()
         self._until(lambda: bool(self.alice.get("/search", q="numbat").fresh), "the search is back")
@@ -241,15 +243,40 @@ class Guide:
             "the graph is back",
         )
 
+    def killed_servers_come_back(self) -> None:
+        """One store after the other: the rest of the application goes on without it."""
+        _says(self.alice.post("/replication/graph/server/kill"), "was killed", "Start Neo4j")
+        self.alice.post("/user/charlie/follow")
+        _says(self.alice.get("/user/alice/friends-of-friends"), "Neo4j", "does not answer")
+        _says(self.alice.get("/"), "The graph cannot be asked now")
+        self.alice.post("/write-post", {"title": "No graph", "body": "A wallaby came by."})
+        _says(self._fresh("/search", q="wallaby"), "<b>wallaby</b>")
+        _says(self.alice.post("/replication/graph/server/start"), "is starting")
+        self._until(
+            lambda: _distances(self.alice.get("/user/alice/friends-of-friends")).get("charlie") == 1,
+            "Neo4j is back and has what was written meanwhile",
+        )
+        _says(self.alice.post("/replication/search/server/kill"), "was killed", "Start OpenSearch")
+        self.alice.post("/write-post", {"title": "No search", "body": "A potoroo came by."})
+        _is(self.alice.get("/search", q="potoroo"), 503)
+        _is(self.alice.get("/post/5/more-like-this"), 503)
+        self.alice.post("/user/charlie/unfollow")
+        _is(self._fresh("/user/alice/friends-of-friends"), 200)
+        _says(self.alice.post("/replication/search/server/start"), "is starting")
+        self._until(
+            lambda: "<b>potoroo</b>" in self.alice.get("/search", q="potoroo").text,
+            "OpenSearch is back and has what was written meanwhile",
+        )
+
     def somebody_comes_and_goes(self) -> None:
         other = Visitor(self.stage.url)
         _says(other.post("/sign-up", {"username": "erin", "email": "erin@example.org", "about": ""}), "erin")
         other.post("/user/alice/follow")
         other.post("/write-post", {"title": "Short stay", "body": "A bilby came by."})
-        _says(other.get("/user/erin/friends-of-friends"), "erin → alice → bob")
+        _says(self._fresh("/user/erin/friends-of-friends", other), "erin → alice → bob")
         _is(self.alice.post("/user/erin/delete"), 403)
         _says(other.post("/user/erin/delete"), "erin is gone", "Log in")
-        if "<b>bilby" in other.get("/search", q="bilby").text:
+        if "<b>bilby" in self._fresh("/search", other, q="bilby").text:
             raise Wrong("a post of somebody who is gone is still found")
         _is(other.get("/user/erin"), 404)
         _says(self.alice.get("/logout"), "Log in")
@@ -262,21 +289,31 @@ class Guide:
             self.copies.ask(
                 "wait", {"lsn": status["source"]["position"], "sink": sink, "timeout": PATIENCE}, PATIENCE + 5
             )
-        with self.stage.app.extensions["social.router"].read() as lease, Session(lease.connection) as db:
+        extensions = self.stage.app.extensions
+        stores = extensions["social.stores"]
+        with extensions["social.router"].read() as lease, Session(lease.connection) as db:
             self.compared = {
-                "graph": compare_graph(db, self.copies),
-                "search": compare_search(db, self.stage.folder / "search"),
+                "graph": compare_graph(db, stores.graph),
+                "search": compare_search(db, stores.search),
             }
         for name, found in self.compared.items():
             if not found.equal:
                 raise Wrong(f"{name}: {found.difference}")
 
-    def _fresh(self, path: str, **query: object) -> Answer:
+    def _stale(self, path: str) -> None:
+        """A page of a graph that no pipeline writes: an embedded one cannot be asked, a server answers and says that it is
+        behind."""
+        page = self.alice.get(path)
+        _is(page, 200 if self.stage.servers else 503)
+        if self.stage.servers and page.fresh is not False:
+            raise Wrong(f"{path} claims to have what nobody brought")
+
+    def _fresh(self, path: str, who: Visitor | None = None, **query: object) -> Answer:
         """The page, which must come to say that it has what alice wrote: the application waits for a moment only, a machine
         that is busy may take longer."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            page = self.alice.get(path, **query)
+            page = (who or self.alice).get(path, **query)
             _is(page, 200)
             if page.fresh:
                 return page

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
 from sqlalchemy import text
 from werkzeug.wrappers import Response
 
 from social import forms
 from social.database import writing
 from social.deeds import deeds, did
-from social.freshness import lags, stores
+from social.freshness import Stores, lags, stores
 from walcast.model import Lsn, WalcastError
+
+if TYPE_CHECKING:
+    from social.servers import Servers
 
 pages = Blueprint("replication", __name__)
 SHOWN = 40
@@ -30,7 +33,9 @@ _BULK_GONE = text("delete from posts where author_id = :author and title like 'N
 
 @pages.get("/replication")
 def show() -> str:
-    return render_template("replication.html", copies=lags(), changes=_changes(), bulk=BULK)
+    return render_template(
+        "replication.html", copies=lags(), changes=_changes(), bulk=BULK, servers=_servers()
+    )
 
 
 @pages.get("/replication.json")
@@ -48,13 +53,28 @@ def lag() -> dict[str, Any]:
 @pages.post("/replication/<sink>/<any(stop, start):action>")
 @forms.login_required
 def switch(sink: str, action: str) -> Response:
-    known = stores()
-    if sink not in known.names:
-        abort(404, f"There is no copy {sink!r}.")
+    """The pipeline writes to that copy no more; or again."""
+    known = _known(sink)
     try:
         known.copies.ask("pause" if action == "stop" else "resume", {"sink": sink})
     except WalcastError as error:
         flash(error.message)
+    return redirect(url_for("replication.show"))
+
+
+@pages.post("/replication/<sink>/server/<any(kill, start):action>")
+@forms.login_required
+def server(sink: str, action: str) -> Response:
+    """kill -9 of the store itself, where it is ours; or its start, which takes some seconds."""
+    kind, ours = _known(sink).kind(sink), _servers()
+    if ours is None:
+        abort(404, "The stores have no servers of their own.")
+    if action == "kill":
+        ours.kill(sink)
+        flash(f"{kind} was killed. Write on: the copy catches up once it is started again.")
+    else:
+        ours.start_later(sink)
+        flash(f"{kind} is starting. The pipeline tries again by itself.")
     return redirect(url_for("replication.show"))
 
 
@@ -71,6 +91,18 @@ def bulk() -> Response:
         )
         did(db, f"{name}: {done.rowcount} posts {'deleted' if away else 'inserted'} by one statement")  # type: ignore[attr-defined]
     return redirect(url_for("replication.show"))
+
+
+def _known(sink: str) -> Stores:
+    found = stores()
+    if sink not in found.names:
+        abort(404, f"There is no copy {sink!r}.")
+    return found
+
+
+def _servers() -> Servers | None:
+    found: Servers | None = current_app.extensions.get("social.servers")
+    return found
 
 
 def _changes() -> list[dict[str, Any]]:

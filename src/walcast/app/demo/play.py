@@ -96,7 +96,7 @@ async def _stage(say: Any, application: Path | None, *, check: bool) -> AsyncIte
             if application is not None:
                 source.execute(f"create database {DATABASE}")
                 beside = await stack.enter_async_context(
-                    _beside(application, folder, source.dsn(DATABASE), check=check)
+                    _beside(application, folder, source.dsn(DATABASE), say, check=check)
                 )
             source_dsn, copy_dsn = source.dsn("shop"), copy.dsn("postgres")
             say(
@@ -128,8 +128,10 @@ async def _stage(say: Any, application: Path | None, *, check: bool) -> AsyncIte
 
 
 @contextlib.asynccontextmanager
-async def _beside(application: Path, folder: Path, dsn: str, *, check: bool) -> AsyncIterator[Application]:
-    opened = Application(application, folder / "application.log")
+async def _beside(
+    application: Path, folder: Path, dsn: str, say: Any, *, check: bool
+) -> AsyncIterator[Application]:
+    opened = Application(application, folder / "application.log", say)
     try:
         await opened.open(dsn, check=check)
         yield opened
