@@ -68,9 +68,7 @@ def servers(say: Say) -> Iterator[Servers]:
         say(f"{server.name} answers, after {time.monotonic() - began:.0f} s")
 
     try:
-        say(
-            "starting Neo4j and OpenSearch, which takes about 20 s (the first time they are fetched with Maven)"
-        )
+        say("starting Neo4j and OpenSearch: ten seconds or so, a minute or two the first time")
         opened.append(graph := Neo4jServer())
         opened.append(search := SearchServer("opensearch"))
         with ThreadPoolExecutor(2) as pool:
