@@ -256,13 +256,13 @@ class Guide:
         self.alice.post("/write-post", {"title": "No search", "body": "A potoroo came by."})
         _is(self.alice.get("/search", q="potoroo"), 503)
         _is(self.alice.get("/post/5/more-like-this"), 503)
+        _says(self.alice.post("/replication/search/server/start"), "is starting")
         self._until(
             lambda: _distances(self.alice.get("/user/alice/friends-of-friends")).get("charlie") == 1,
             "Neo4j is back and has what was written meanwhile",
         )
         self.alice.post("/user/charlie/unfollow")
         _is(self._fresh("/user/alice/friends-of-friends"), 200)
-        _says(self.alice.post("/replication/search/server/start"), "is starting")
         self._until(
             lambda: "<b>potoroo</b>" in self.alice.get("/search", q="potoroo").text,
             "OpenSearch is back and has what was written meanwhile",
