@@ -13,13 +13,15 @@ from typing import Any
 
 import ladybug
 
-from walcast.model import OperatorError, WalcastError
+from walcast.model import OperatorError, SinkUnavailable, WalcastError
 
 _READ_LIMIT = 20_000
 """Milliseconds that a query of somebody else's may take: the writer waits for it."""
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|//[^\n]*|/\*.*?\*/""", re.DOTALL)
 _DEEPEST = 1000
 """Steps that a path in such a query may have."""
+_IO = "IO exception"
+_DESCRIPTORS = "/proc/self/fd"
 _META = "create node table if not exists _walcast (name string primary key, value string)"
 
 
@@ -35,7 +37,7 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path)
             try:
-                self._database = ladybug.Database(str(path), buffer_pool_size=memory, max_num_threads=threads)
+                self._database = _opened(path, buffer_pool_size=memory, max_num_threads=threads)
                 self._connection = ladybug.Connection(self._database)
                 self._reader = ladybug.Connection(self._database)
                 self._reader.set_query_timeout(_READ_LIMIT)
@@ -44,10 +46,14 @@ class Database:
                 os.close(self._lock)
                 raise
         self.in_transaction = False
+        self._torn = False
+        """A write to its files has failed."""
         self.run(_META)
 
     def close(self) -> None:
         self.rollback()
+        if self._torn:
+            self._leave_as_it_is()
         self._reader.close()
         self._connection.close()
         self._database.close()
@@ -73,7 +79,11 @@ class Database:
     def run(self, query: str, **parameters: Any) -> list[list[Any]]:
         """All rows of one query."""
         with translated(self.path):
-            return _rows(self._connection, query, parameters)[1]
+            try:
+                return _rows(self._connection, query, parameters)[1]
+            except RuntimeError as error:
+                self._torn |= _IO in str(error)
+                raise
 
     def read(self, query: str, parameters: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
         """Names and rows of a query of what is committed, on a connection of its own that cannot write: what is open is
@@ -89,6 +99,21 @@ class Database:
             finally:
                 with suppress(RuntimeError):  # after an error it has rolled back by itself
                     self._reader.execute("rollback")
+
+    def _leave_as_it_is(self) -> None:
+        """After a failed write LadybugDB writes the rest of its log when it is closed, and ends the process when that fails,
+        too. So the log gets nothing more, as if the process had been killed; the next opening goes on from there."""
+        with suppress(RuntimeError):
+            self._connection.execute("call force_checkpoint_on_close=false")
+        log = f"{self.path.resolve()}.wal"
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        try:
+            for name in os.listdir(_DESCRIPTORS) if os.path.isdir(_DESCRIPTORS) else ():
+                with suppress(OSError):  # the listing's own is closed by now
+                    if os.readlink(f"{_DESCRIPTORS}/{name}") == log:
+                        os.dup2(nowhere, int(name), inheritable=False)
+        finally:
+            os.close(nowhere)
 
     def columns(self, table: str) -> dict[str, str]:
         """A table's columns and their types; none when there is no such table."""
@@ -123,8 +148,13 @@ def readable(path: Path) -> None:
     if not path.exists():
         return
     with translated(path):
-        database = ladybug.Database(str(path), read_only=True, buffer_pool_size=64 << 20)
+        database = _opened(path, read_only=True, buffer_pool_size=64 << 20)
         database.close()
+
+
+def _opened(path: Path, **settings: Any) -> ladybug.Database:
+    """What a crash or a full disk cut off at the end of the log is left out: it was not committed."""
+    return ladybug.Database(str(path), throw_on_wal_replay_failure=False, **settings)
 
 
 def _rows(
@@ -186,6 +216,12 @@ def _translate(text: str, path: Path) -> WalcastError:
             f"{path} is damaged, of another version, or no LadybugDB file",
             hint="move it away and run again: the copy is made anew from a snapshot",
         )
+    if _IO in text and "annot write" in text:  # it tells no reason, or a wrong one
+        return OperatorError(
+            f"{path} cannot be written: the disk is full, or broken", hint="free some space there"
+        )
+    if "post-commit checkpoint failed" in text and "uffer pool is full" not in text:
+        return SinkUnavailable(f"{path}: a checkpoint failed after a commit", hint="it is opened again")
     if "o space left" in text or "uffer manager exception" in text or "uffer pool is full" in text:
         return OperatorError(
             f"{path}: the disk or the memory is full", hint="free some, or raise the sink's memory"

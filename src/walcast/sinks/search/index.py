@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from walcast.model.derived import Put
 LONGEST = 65_530
 """Bytes of a term in tantivy."""
 _INT = 1 << 63
-_MANY = 1_000_000
+_LITTLE = 16 << 20
 
 
 def schema_of(fields: Sequence[tuple[str, str]], tokenizer: str) -> tantivy.Schema:
@@ -181,6 +182,11 @@ def readable(folder: Path, fields: Sequence[tuple[str, str]], tokenizer: str) ->
         tantivy.Index(schema_of(fields, tokenizer), path=str(folder)).searcher()
 
 
+def _full(folder: Path) -> bool:
+    """A writer's thread that dies does not say of what."""
+    return shutil.disk_usage(folder if folder.exists() else folder.parent).free < _LITTLE
+
+
 @contextmanager
 def translated(folder: Path) -> Iterator[None]:
     """Turns tantivy's errors, which are all ValueError, into ours."""
@@ -192,7 +198,7 @@ def translated(folder: Path) -> Iterator[None]:
             raise SinkUnavailable(
                 f"{folder} is written by another process", hint="an index has one writer: stop the other one"
             ) from error
-        if "No space left" in text or "File too large" in text:
+        if "No space left" in text or "File too large" in text or ("killed" in text and _full(folder)):
             raise OperatorError(
                 f"{folder}: the disk is full", hint="free some space; nothing of the batch was kept"
             ) from error

@@ -69,9 +69,19 @@ def save(root: Path, state: State) -> None:
         "collections": {name: asdict(item) for name, item in state.collections.items()},
         "folders": state.folders,
     }
+    try:
+        _replace(root, json.dumps(plain, indent=1))
+    except OSError as error:
+        raise OperatorError(
+            f"{root / NAME} cannot be written: {error.strerror}",
+            hint="is the disk full? free some space there, and check the permissions",
+        ) from error
+
+
+def _replace(root: Path, text: str) -> None:
     new = root / f"{NAME}.new"
     with open(new, "w") as file:
-        json.dump(plain, file, indent=1)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     new.rename(root / NAME)
