@@ -12,20 +12,26 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, render_template
+import psycopg
+from flask import Flask, current_app, g, render_template, request
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import UndefinedTable
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from social import database, forms, freshness, seeding, stores
+from social.models import User
 from social.views import account, people, posts, replication, search
 from walcast.app.settings import load
-from walcast.cluster.routing.base import RouterBase
 from walcast.integrations import flask as walcast_flask
 from walcast.integrations.carrier import TokenCarrier
 from walcast.integrations.copies import Copies
+from walcast.model import NodeUnavailable
 
 HERE = Path(__file__).parent.parent
 CONFIG = HERE / "walcast.toml"
+DATABASE_DOWN = (NodeUnavailable, psycopg.OperationalError, OperationalError)
 
 
 def create_app(**config: Any) -> Flask:
@@ -51,19 +57,21 @@ def create_app(**config: Any) -> Flask:
         app.register_blueprint(module.pages)
     app.add_template_filter(_tint, "tint")
     app.add_template_filter(_bytes, "bytes")
+    app.before_request(_no_database)
     app.before_request(forms.check_csrf)
     app.after_request(_headers)
     app.register_error_handler(HTTPException, _error)
     app.register_error_handler(stores.StoreDown, _store_down)
-    app.context_processor(
-        lambda: {"me": forms.me, "csrf_token": forms.csrf_token, "token": walcast_flask.token}
-    )
+    app.register_error_handler(ProgrammingError, _no_tables)
+    for kind in DATABASE_DOWN:
+        app.register_error_handler(kind, _database_down)
+    app.context_processor(lambda: {"me": _me, "csrf_token": forms.csrf_token, "token": walcast_flask.token})
     return app
 
 
 def _connect(app: Flask) -> None:
-    router: RouterBase = database.open_router(app.config["SQLALCHEMY_DATABASE_URI"])
-    database.install(app, router)  # type: ignore[arg-type]
+    router = database.make_router(app.config["SQLALCHEMY_DATABASE_URI"])
+    database.install(app, router)
     carrier = TokenCarrier(keys=[app.config["SECRET_KEY"]], secure=False)
     walcast_flask.install(app, router, carrier)
     uri = database.plain_uri(app.config["SQLALCHEMY_DATABASE_URI"])
@@ -100,3 +108,37 @@ def _error(error: HTTPException) -> tuple[str, int]:
 
 def _store_down(error: stores.StoreDown) -> tuple[str, int]:
     return render_template("down.html", reason=str(error)), 503
+
+
+def _me() -> User | None:
+    """Who the page is for. What does not need PostgreSQL is shown without it, as to a guest."""
+    try:
+        return forms.me()
+    except DATABASE_DOWN:
+        g.me, g.away = None, True
+        return None
+
+
+def _database_down(_: Exception) -> tuple[str, int, dict[str, str]]:
+    return _unavailable("away")
+
+
+def _no_tables(error: ProgrammingError) -> tuple[str, int, dict[str, str]]:
+    if not isinstance(error.orig, UndefinedTable):
+        raise error
+    return _unavailable("empty")
+
+
+def _no_database() -> tuple[str, int, dict[str, str]] | None:
+    unset = not current_app.config["SQLALCHEMY_DATABASE_URI"] and request.endpoint != "static"
+    return _unavailable("unset") if unset else None
+
+
+def _unavailable(why: str) -> tuple[str, int, dict[str, str]]:
+    """Nobody can be looked up: the page is a guest's."""
+    g.me = None
+    info = conninfo_to_dict(database.plain_uri(current_app.config["SQLALCHEMY_DATABASE_URI"]))
+    place = f"{info.get('host') or 'localhost'}:{info.get('port') or 5432}"
+    again = request.method == "GET"
+    page = render_template("unavailable.html", why=why, place=place, again=again)
+    return page, 503, {"Retry-After": "5", **({"Refresh": "5"} if again else {})}

@@ -4,7 +4,9 @@ gives it a token, which the browser brings back."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Lock
+from typing import Final
 
 from flask import Flask, current_app, g
 from sqlalchemy import Connection
@@ -12,6 +14,11 @@ from sqlalchemy.orm import Session
 
 from walcast import Router
 from walcast.integrations.sqlalchemy import engine_router
+from walcast.model import NodeUnavailable
+
+_opening: Final = Lock()
+_PATIENCE: Final = 2.0
+"""Seconds that a page waits for a PostgreSQL that is away."""
 
 
 def plain_uri(uri: str) -> str:
@@ -20,12 +27,17 @@ def plain_uri(uri: str) -> str:
     return f"{scheme.partition('+')[0]}://{rest}" if colon else uri
 
 
-def open_router(uri: str) -> Router[Connection]:
-    return engine_router([plain_uri(uri)]).open()
+def make_router(uri: str) -> Router[Connection]:
+    return engine_router([plain_uri(uri)], timeout=_PATIENCE)
 
 
 def router() -> Router[Connection]:
+    """Raises NodeUnavailable when PostgreSQL cannot be reached."""
     found: Router[Connection] = current_app.extensions["social.router"]
+    with _opening:
+        if not current_app.extensions["social.router.open"]:
+            found.open()
+            current_app.extensions["social.router.open"] = True
     return found
 
 
@@ -55,6 +67,10 @@ def end_reading(_: BaseException | None = None) -> None:
         ends.close()
 
 
-def install(app: Flask, opened: Router[Connection]) -> None:
-    app.extensions["social.router"] = opened
+def install(app: Flask, made: Router[Connection]) -> None:
+    """PostgreSQL need not be there yet: it is asked for again by each request."""
+    app.extensions["social.router"] = made
+    app.extensions["social.router.open"] = False
     app.teardown_request(end_reading)
+    with suppress(NodeUnavailable), app.app_context():
+        router()

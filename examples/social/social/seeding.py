@@ -12,7 +12,9 @@ from flask.cli import with_appcontext
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.orm import Session
 
+from social import database
 from social.models import Base, Follow, Post, User
+from walcast.model import NodeUnavailable
 
 PEOPLE: Final = ("alice", "bob", "carol", "carlos", "charlie", "dave")
 FOLLOWS: Final = (
@@ -34,7 +36,11 @@ def initdb() -> None:
         raise click.ClickException(
             "which database? set SQLALCHEMY_DATABASE_URI=postgresql://user@host/social"
         )
-    with current_app.extensions["social.router"].write() as lease:
+    try:
+        router = database.router()
+    except NodeUnavailable as error:
+        raise click.ClickException(f"{error.message}; {error.hint}") from error
+    with router.write() as lease:
         made = fill(lease.connection)
         level = lease.connection.scalar(_SUITS)
     click.echo(
