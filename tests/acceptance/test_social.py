@@ -157,6 +157,39 @@ def test_a_store_is_stopped_says_so_and_catches_up(page: Page) -> None:
     shot(page, "not-found")
 
 
+def test_every_page_fits_a_desk_and_a_telephone(browser: Browser, running: Stage) -> None:
+    """Light and wide, dark and narrow: nothing is wider than the window, and what it looks like is kept."""
+    for kind, width, colours in (("desk", 1200, "light"), ("telephone", 390, "dark")):
+        context = browser.new_context(
+            viewport={"width": width, "height": 844},
+            base_url=running.url,
+            color_scheme="dark" if colours == "dark" else "light",
+        )
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.goto("/sign-up")
+        shot(page, f"{kind}-sign-up")
+        log_in(page, "alice")
+        for name, path in (
+            ("home", "/"),
+            ("people", "/users"),
+            ("user", "/user/bob"),
+            ("profile", "/user/alice/edit"),
+            ("friends-of-friends", "/user/alice/friends-of-friends"),
+            ("write", "/write-post"),
+            ("post", "/post/5"),
+            ("more-like-this", "/post/5/more-like-this"),
+            ("search", "/search?q=whales"),
+            ("replication", "/replication"),
+            ("forbidden", "/user/bob/edit"),
+        ):
+            page.goto(path)
+            expect(page.locator(".lags .lag")).to_have_count(2)
+            shot(page, f"{kind}-{name}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        context.close()
+
+
 def test_every_page_every_form_a_killed_pipeline_and_equal_copies(running: Stage) -> None:
     """After the browser's tests: what they wrote is compared as well."""
     summary = tour(running)
@@ -204,10 +237,15 @@ def test_flask_has_the_commands(tmp_path: Path, database: Database) -> None:
 
 def test_a_picture_holds_a_crowd_and_odd_names() -> None:
     friends = [Friend(f"n{n}", 1 + n % 3, ("me", *[f"n{n}"] * (1 + n % 3))) for n in range(150)]
-    picture = draw("me", Circle(friends, [("me", "n0"), ("n0", "me"), ("n0", "n3"), ("n140", "n0")]))
+    edges = [("me", "n0"), ("n0", "me"), ("n0", "n3"), ("n140", "n0"), ("n59", "n56")]
+    picture = draw("me", Circle(friends, edges))
     assert len(picture.boxes) == 61
     assert [arrow.title for arrow in picture.arrows].count("n140 follows n0") == 0
-    assert len(picture.arrows) == 3
+    assert len(picture.arrows) == 4
+    for arrow in picture.arrows:
+        numbers = [int(number) for number in re.findall(r"-?\d+", arrow.path)]
+        assert all(0 <= x <= picture.width for x in numbers[::2])
+        assert all(0 <= y <= picture.height for y in numbers[1::2])
     for box in picture.boxes:
         assert 0 <= box.x < picture.width
         assert 0 <= box.y < picture.height

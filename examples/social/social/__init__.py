@@ -107,7 +107,7 @@ def _error(error: HTTPException) -> tuple[str, int]:
 
 
 def _store_down(error: stores.StoreDown) -> tuple[str, int]:
-    return render_template("down.html", reason=str(error)), 503
+    return render_template("down.html", reason=str(error), copies=freshness.lags()), 503
 
 
 def _me() -> User | None:

@@ -54,32 +54,37 @@ def draw(start: str, circle: Circle) -> Picture:
         for number, name in enumerate(names):
             places[name] = (10 + distance * COLUMN, top + number * ROW)
             boxes.append(Box(name, distance, *places[name]))
+    width = 20 + WIDTH + COLUMN * max(columns)
+    height = 20 + tallest * ROW - (ROW - HEIGHT)
     arrows = []
     for source, target in circle.edges:
         if source in places and target in places:
             shortest = parents.get(target) == source
-            arrows.append(
-                Arrow(_arrow(places[source], places[target]), shortest, f"{source} follows {target}")
-            )
+            path, right, low = _arrow(places[source], places[target])
+            arrows.append(Arrow(path, shortest, f"{source} follows {target}"))
+            width, height = max(width, right + 10), max(height, low + 10)
     arrows.sort(key=lambda arrow: arrow.shortest)  # those on the way are drawn over the others
-    return Picture(20 + WIDTH + COLUMN * max(columns), 20 + tallest * ROW - (ROW - HEIGHT), boxes, arrows)
+    return Picture(width, height, boxes, arrows)
 
 
-def _arrow(source: tuple[int, int], target: tuple[int, int]) -> str:
-    """Forwards from side to side; back, or within a column, in a bow."""
+def _arrow(source: tuple[int, int], target: tuple[int, int]) -> tuple[str, int, int]:
+    """Forwards from side to side; back, or within a column, in a bow. With it how far it goes to the right, and down."""
     (x1, y1), (x2, y2) = source, target
     middle = HEIGHT // 2
     if x2 > x1:
         bend = (x2 - x1 - WIDTH) // 2
-        return (
+        path = (
             f"M{x1 + WIDTH},{y1 + middle} C{x1 + WIDTH + bend},{y1 + middle} "
             f"{x2 - bend},{y2 + middle} {x2 - 4},{y2 + middle}"
         )
+        return path, x2, max(y1, y2) + HEIGHT
     if x1 == x2:
         edge, far = x1 + WIDTH, x1 + WIDTH + 34
-        return f"M{edge},{y1 + middle} C{far},{y1 + middle} {far},{y2 + middle} {edge + 4},{y2 + middle}"
+        path = f"M{edge},{y1 + middle} C{far},{y1 + middle} {far},{y2 + middle} {edge + 4},{y2 + middle}"
+        return path, far, max(y1, y2) + HEIGHT
     bow = max(y1, y2) + HEIGHT + 26
-    return (
+    path = (
         f"M{x1 + WIDTH // 2},{y1 + HEIGHT} C{x1 + WIDTH // 2},{bow} "
         f"{x2 + WIDTH // 2},{bow} {x2 + WIDTH // 2},{y2 + HEIGHT + 4}"
     )
+    return path, x1 + WIDTH, bow

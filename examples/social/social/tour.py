@@ -197,7 +197,7 @@ class Guide:
             lambda: len(_distances(self.alice.get("/user/guest1/friends-of-friends"))) >= 110,
             "raw SQL's follows are in the graph: a chain of 119",
         )
-        _says(self.alice.get("/users", page=2), "page 2", "← Newer", "Older →")
+        _says(self.alice.get("/users", page=2), "page 2", "← Previous", "Next →")
         _says(self.alice.get("/search", q="wombat", page=3), "page 3")
         self.alice.post("/replication/bulk")
         _says(self._fresh("/search", q="ORM"), "of a bulk")

@@ -29,6 +29,7 @@ function drawStores(copies) {
     const state = card.querySelector("[data-state]");
     state.textContent = copy.state;
     state.className = `state ${copy.state}`;
+    card.dataset.is = copy.state;
     card.querySelector("[data-bytes]").textContent = bytes(copy.bytes);
   }
 }

@@ -41,12 +41,15 @@ class ClusterSearch:
         return self._found({"simple_query_string": asked}, limit, offset)
 
     def more_like_this(self, post: int, limit: int = 10) -> list[Found]:
-        """With few and short documents the defaults find nothing: a word need not be in five of them."""
+        """A word need not be in five posts, as by default, and one that every third has tells nothing."""
+        path = f"/{quote(self._alias, safe='')}/_count"
+        posts = self._ask(path, {"query": {"match_all": {}}})["count"]
         asked = {
             "fields": ["title", "body"],
             "like": [{"_index": self._alias, "_id": str(post)}],
             "min_term_freq": 1,
             "min_doc_freq": 1,
+            "max_doc_freq": max(2, posts // 3),
             "min_word_length": 4,
             "minimum_should_match": "10%",
         }
