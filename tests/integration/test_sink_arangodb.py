@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -111,6 +112,20 @@ async def test_a_commit_whose_answer_is_lost_counts_when_the_position_says_so(
     async with store(server) as target:
         assert await target.checkpoint() == LATER
         assert list(server.collections["User"][1]) == ["2"]
+
+
+async def test_what_a_killed_process_left_open_is_ended_by_the_next(server: ContractArangoDB) -> None:
+    async with store(server) as target:
+        await made(target)
+        await write(target, Derived(1, [person("1")], checkpoint=AT))
+        await target.write(Derived(2, [person("2")], checkpoint=LATER))
+        abandoned, target._database = target._database, None  # nobody says goodbye
+    async with asyncio.timeout(4), store(server) as target:  # no lock is waited for
+        assert await target.checkpoint() == AT
+        await write(target, Derived(2, [person("3")], checkpoint=LATER))
+    assert list(server.collections["User"][1]) == ["1", "3"]
+    assert abandoned is not None
+    abandoned.close()
 
 
 async def test_two_writers_of_one_pipeline_do_not_both_go_on(server: ContractArangoDB) -> None:

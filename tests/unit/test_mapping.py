@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -285,3 +286,8 @@ def test_what_json_cannot_hold_becomes_text_or_the_replacement_character() -> No
     assert plain({"a": [float("nan"), "\x00\ud800", b"\x01", True]}) == {
         "a": ["nan", "\ufffd\ufffd", "\\x01", True]
     }
+    deep = json.loads("[" * 600 + '"\\u0000"' + "]" * 600)
+    made = plain(deep)
+    for _ in range(100):
+        (made,) = made
+    assert made == "[" * 500 + '"\\u0000"' + "]" * 500

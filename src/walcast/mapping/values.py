@@ -13,6 +13,8 @@ from typing import Any
 from walcast.model.derived import FieldKind, Key
 from walcast.model.relation import TypeInfo
 
+_DEEPEST = 100
+"""Levels of arrays and objects in one value."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _KINDS: dict[str, FieldKind] = {
     "bool": "boolean",
@@ -22,9 +24,10 @@ _KINDS: dict[str, FieldKind] = {
 }
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it. Text for what JSON has no exact form of: numeric, NaN, dates (ISO 8601), bytea (hex). NUL and
-    lone surrogates, which json (not jsonb) columns may hold and no store takes, become U+FFFD."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON has it. Text for what JSON has no exact form of: numeric, NaN, dates (ISO 8601), bytea (hex); and for
+    what nests deeper than stores take. NUL and lone surrogates, which json (not jsonb) columns may hold and no store takes,
+    become U+FFFD."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
@@ -35,11 +38,20 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):
         return "\\x" + value.hex()
+    if isinstance(value, (dict, list, tuple)) and depth >= _DEEPEST:
+        return plain(_deep(value))
     if isinstance(value, dict):
-        return {plain(str(name)): plain(item) for name, item in value.items()}
+        return {plain(str(name)): plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, depth + 1) for item in value]
     return str(value)
+
+
+def _deep(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "..."
 
 
 def text(value: Any) -> str:

@@ -19,6 +19,8 @@ _DOCUMENTS, _EDGES = 2, 3
 _BATCH: Final = 5000
 _NO_COLLECTION, _NO_GRAPH, _DUPLICATE = 1203, 1924, 1207
 
+_ENDED: Final = (10, 1653, 1655)
+"""Errors of a transaction that was committed or aborted, or is not known any more."""
 _NAMED: Final = "FOR d IN @@c FILTER STARTS_WITH(d.name, @prefix) RETURN [d.name, d.value]"
 
 
@@ -33,10 +35,14 @@ def id_of(key: str) -> str:
 
 class Database:
     """What was written since `begin` is there after `commit`, or not at all. A transaction names its collections when it
-    begins: those that are made later are of the next one."""
+    begins: those that are made later are of the next one.
 
-    def __init__(self, config: ArangoDBConfig) -> None:
+    A process that is killed leaves its transaction open, with its locks, until it has been idle for a minute. So its number is
+    noted under `owner`, and who opens next ends it."""
+
+    def __init__(self, config: ArangoDBConfig, owner: str) -> None:
         self._config = config
+        self._noted = f"transaction:{owner}"
         self._client = Client(config)
         self._transaction: str | None = None
         self._rows = 0
@@ -46,6 +52,7 @@ class Database:
             for name in (META, JOURNAL):
                 self._make(name, _DOCUMENTS)
             self._mine = {META}
+            self._end_what_was_left()
         except BaseException:
             self._client.close()
             raise
@@ -66,6 +73,7 @@ class Database:
             )
             self._transaction = answer["result"]["id"]
             self._rows = 0
+            self._put(JOURNAL, self._noted, self._transaction, None, sync=False)
 
     def commit(self) -> None:
         transaction, self._transaction = self._transaction, None
@@ -161,9 +169,7 @@ class Database:
         self._mine.add(name)
 
     def get(self, name: str) -> Any:
-        path = f"/_api/document/{META}/{quote(key_of(name), safe='')}"
-        found = self._client.call("GET", path, transaction=self._transaction, allowed=(NOT_FOUND,))
-        return None if found is None else json.loads(found["value"])
+        return self._get(META, name, self._transaction)
 
     def put(self, name: str, value: Any) -> None:
         self._put(META, name, value, self._transaction)
@@ -183,7 +189,19 @@ class Database:
         """In the journal; durable when it returns, whatever becomes of the open transaction."""
         self._put(JOURNAL, name, value, None)
 
-    def _put(self, collection: str, name: str, value: Any, transaction: str | None) -> None:
+    def _end_what_was_left(self) -> None:
+        left = self._get(JOURNAL, self._noted, None)
+        if left is not None:
+            self._client.call("DELETE", f"/_api/transaction/{left}", allowed=_ENDED)
+
+    def _get(self, collection: str, name: str, transaction: str | None) -> Any:
+        path = f"/_api/document/{collection}/{quote(key_of(name), safe='')}"
+        found = self._client.call("GET", path, transaction=transaction, allowed=(NOT_FOUND,))
+        return None if found is None else json.loads(found["value"])
+
+    def _put(
+        self, collection: str, name: str, value: Any, transaction: str | None, *, sync: bool = True
+    ) -> None:
         key, path = key_of(name), f"/_api/document/{collection}"
         if value is None:
             answers = self._client.call(
@@ -193,7 +211,12 @@ class Database:
             return
         document = {"_key": key, "name": name, "value": json.dumps(value)}
         answers = self._client.call(
-            "POST", path, [document], transaction=transaction, overwriteMode="replace", waitForSync="true"
+            "POST",
+            path,
+            [document],
+            transaction=transaction,
+            overwriteMode="replace",
+            waitForSync="true" if sync else "false",
         )
         self._check(answers, ())
 

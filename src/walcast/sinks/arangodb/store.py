@@ -29,7 +29,7 @@ class ArangoDBStore(InPlaceStore[Database]):
         self._config = config
 
     def connect(self) -> Database:
-        return Database(self._config)
+        return Database(self._config, self._owner)
 
     def label(self, database: Database, collection: Collection) -> Label:
         items = Items(database, collection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Final
 
 from walcast.model import OperatorError
@@ -30,7 +31,8 @@ def checked(collection: Collection) -> Collection:
 
 
 def stored(kind: FieldKind, value: Any) -> Any:
-    """A value as its property has it; what is no scalar as JSON text."""
+    """A value as its property has it; what is no scalar as JSON text. NaN, which equals nothing and so could not be found
+    again, is null."""
     if value is None:
         return None
     if kind == "json":
@@ -38,5 +40,6 @@ def stored(kind: FieldKind, value: Any) -> Any:
     if kind == "text":
         return str(value)
     if kind == "float":
-        return float(value)
+        number = float(value)
+        return None if math.isnan(number) else number
     return value

@@ -158,7 +158,11 @@ def _add(document: tantivy.Document, name: str, kind: str, value: Any) -> None:
     elif kind == "boolean":
         document.add_boolean(name, bool(value))
     elif value:
-        document.add_json(name, _parts(value))
+        parts = _parts(value)
+        try:
+            document.add_json(name, parts)
+        except ValueError:
+            document.add_json(name, _in_range(parts))
 
 
 def _parts(value: Any) -> dict[str, Any]:
@@ -170,6 +174,15 @@ def _parts(value: Any) -> dict[str, Any]:
         names = dict.fromkeys(name for item in value for name in item)
         return {name: [item[name] for item in value if item.get(name) is not None] for name in names}
     return {"value": value}
+
+
+def _in_range(value: Any) -> Any:
+    """Integers that tantivy has no form for are found as text."""
+    if isinstance(value, dict):
+        return {name: _in_range(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_in_range(item) for item in value]
+    return str(value) if isinstance(value, int) and not -_INT < value < _INT else value
 
 
 def readable(folder: Path, fields: Sequence[tuple[str, str]], tokenizer: str) -> None:
