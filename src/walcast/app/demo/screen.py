@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Self
+from typing import Final, Self
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -12,6 +13,9 @@ from rich.text import Text
 
 from walcast.app.demo.workload import Shop
 from walcast.engine import Pipeline, PipelineStatus
+
+_WIDE: Final = 96
+"""Columns of a terminal from which positions are shown as well."""
 
 
 class Screen:
@@ -55,11 +59,14 @@ class Screen:
                 self._seen[sink.name] = (now, sink.rows)
 
     def _drawn(self, status: PipelineStatus) -> Group:
-        table = Table(title="Walcast: one PostgreSQL, four copies", title_justify="left")
-        table.add_column("copy")
-        table.add_column("state")
-        for name in ("rows", "rows/s", "behind", "p50", "p99", "position"):
-            table.add_column(name, justify="right")
+        wide = self._live is not None and self._live.console.width >= _WIDE
+        table = Table(title="Walcast: one PostgreSQL, four copies", title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("copy", no_wrap=True)
+        table.add_column("state", min_width=9)
+        for name, width in (("rows", 9), ("rows/s", 6), ("behind", 8), ("p50", 8), ("p99", 8)):
+            table.add_column(name, justify="right", min_width=width, no_wrap=True)
+        if wide:
+            table.add_column("position", justify="right", no_wrap=True)
         for sink in status.sinks:
             state = (
                 f"{sink.state.value}, {len(sink.stopped_tables)} stopped"
@@ -73,7 +80,7 @@ class Screen:
                 f"{self._rates.get(sink.name, 0):,.0f}",
                 f"{(sink.lag_bytes or 0) / 1024:,.0f} kB",
                 *(f"{value * 1000:,.1f} ms" if value is not None else "-" for value in sink.latency),
-                str(sink.checkpoint.position) if sink.checkpoint else "-",
+                *([str(sink.checkpoint.position) if sink.checkpoint else "-"] if wide else []),
             )
         foot = f"{self._shop.transactions:,} transactions written; source at {status.source.position}. {self._note}"
         return Group(
