@@ -227,6 +227,11 @@ def test_flask_has_the_commands(tmp_path: Path, database: Database) -> None:
     assert database.execute("select count(*), (select count(*) from posts) from users") == [(6, 8)]
     status = json.loads(flask("walcast", "run", "--until", "now", "--no-progress", "--json"))
     assert {sink["name"]: sink["rows"] > 0 for sink in status["sinks"]} == {"graph": True, "search": True}
+    at_rest = json.loads(flask("walcast", "status", "--json"))
+    assert {sink["name"]: sink["state"] for sink in at_rest["sinks"]} == {
+        "graph": "stopped",
+        "search": "stopped",
+    }
     shown = flask("walcast", "map", "show")
     assert "vertex User: a row of public.users" in shown
     assert "from User (follower_id) to User (followee_id)" in shown

@@ -140,6 +140,20 @@ def test_what_is_not_there_is_a_page_of_ours(app: Flask, path: str) -> None:
     assert 'class="top"' in answer.text
 
 
+def test_following_twice_is_following_once(app: Flask, database: Database) -> None:
+    alice = app.test_client()
+    token = log_in(alice)
+    for _ in range(2):
+        there = alice.post("/user/dave/follow", data={"csrf": token})
+        assert there.headers["Location"] == "/user/dave"
+    count = "select count(*) from follows where follower_id = 1 and followee_id = 6"
+    assert database.execute(count) == [(1,)]
+    assert alice.post("/user/alice/follow", data={"csrf": token}).status_code == 400
+    for _ in range(2):
+        assert alice.post("/user/dave/unfollow", data={"csrf": token}).status_code == 302
+    assert database.execute(count) == [(0,)]
+
+
 def test_pages_of_lists(app: Flask) -> None:
     alice = app.test_client()
     token = log_in(alice)

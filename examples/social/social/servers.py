@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from walcast.model import WalcastError
@@ -54,7 +54,11 @@ class Servers:
             self._servers[sink].start()
 
     def start_later(self, sink: str) -> None:
-        threading.Thread(target=self.start, args=(sink,), name=f"start {sink}", daemon=True).start()
+        def start() -> None:
+            with suppress(WalcastError):  # the page shows whether it runs
+                self.start(sink)
+
+        threading.Thread(target=start, name=f"start {sink}", daemon=True).start()
 
 
 @contextmanager

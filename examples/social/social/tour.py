@@ -19,6 +19,8 @@ from walcast.integrations.copies import Copies
 
 PATIENCE = 60.0
 _SQL = (
+    "begin; insert into users (username, email) values ('phantom', 'p@example.org'); insert into posts (author_id, title, "
+    "body) select id, 'A phantom', 'Who saw a wombat?' from users where username = 'phantom'; rollback",
     "insert into users (username, email) select 'guest' || n, 'guest' || n || '@example.org' from generate_series(1, 120) n",
     "insert into follows (follower_id, followee_id) select a.id, b.id from users a join users b on b.username = 'guest' || "
     "(1 + substr(a.username, 6)::int % 120) where a.username like 'guest%'",
@@ -32,8 +34,8 @@ class Wrong(Exception):
 
 
 def tour(stage: Stage, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """`say` is told of each step. A summary that JSON can hold: `ok`, `seconds`, `pages`, `steps`, `error`, and of each copy what the demo says of its
-    sinks."""
+    """`say` is told of each step. A summary that JSON can hold: `ok`, `seconds`, `pages`, `steps`, `error`, and of each copy
+    what the demo says of its sinks."""
     began = time.monotonic()
     guide = Guide(stage)
     error = None
@@ -197,6 +199,8 @@ class Guide:
             lambda: len(_distances(self.alice.get("/user/guest1/friends-of-friends"))) >= 110,
             "raw SQL's follows are in the graph: a chain of 119",
         )
+        if 'class="card hit"' in self.alice.get("/search", q="phantom").text:
+            raise Wrong("what was rolled back is found")
         _says(self.alice.get("/users", page=2), "page 2", "← Previous", "Next →")
         _says(self.alice.get("/search", q="wombat", page=3), "page 3")
         self.alice.post("/replication/bulk")
