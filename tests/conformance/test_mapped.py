@@ -47,6 +47,10 @@ class MappedConformance(SinkConformance):
     def make_store(self, place: Any, context: SinkContext) -> DerivedStore:
         raise NotImplementedError
 
+    def collection(self, table: TableId) -> str:
+        """What its rows go to."""
+        return table.name
+
     def make_sink(self, place: Any) -> MappedSink:
         world = self.worlds[-1]
         tables = {versions[-1].id: versions[-1] for versions in world._versions.values()}
@@ -63,7 +67,7 @@ class MappedConformance(SinkConformance):
 
         reader = MemoryReader({id_: tab.relation() for id_, tab in tables.items()}, rows)
         store = self.make_store(place, self.context())
-        names = {table.name: str(table) for table in tables}
+        names = {self.collection(table): str(table) for table in tables}
         if "document" in store.kinds:
             mapping = DataMapping(documents={name: Document(table) for name, table in names.items()})
         else:

@@ -142,19 +142,23 @@ async def test_an_alias_that_somebody_else_has_is_left_alone(place: Place) -> No
 # What a cluster refuses of a document.
 
 THINGS = Tab("things", (Col("id", key=True), Col("doc", 114), Col("note")), oid=16440)
+PLAIN = Tab("plain", (Col("id", key=True), Col("note")), oid=16441)
 
 
 @asynccontextmanager
 async def sifting(
-    place: Place, world: World, folder: Any, **options: Any
+    place: Place, world: World, folder: Any, table: Tab = THINGS, **options: Any
 ) -> AsyncIterator[tuple[MappedSink, Aside]]:
     """The sink and its dead letters, over the world as source."""
 
     def rows(table: Any) -> Sequence[Row]:
-        return [{**row, "doc": json.loads(row["doc"] or "null")} for row in world.rows[table]]
+        return [
+            {**row, **({"doc": json.loads(row["doc"] or "null")} if "doc" in row else {})}
+            for row in world.rows[table]
+        ]
 
-    reader = MemoryReader({THINGS.id: THINGS.relation()}, rows)
-    mapping = DataMapping(documents={"things": Document("app.things")})
+    reader = MemoryReader({table.id: table.relation()}, rows)
+    mapping = DataMapping(documents={table.name: Document(str(table.id))})
     store = place.store(**options)
     async with mapped_sink(store, mapping, reader, policies=store._config.policies) as sink:
         aside = Aside("copy", sink, sink.policies, FileDeadLetters(folder / "dead.jsonl"), {}, Metrics())
@@ -210,6 +214,26 @@ async def test_what_the_cluster_refuses_is_set_aside_and_the_rest_is_there(
         assert [letter.kind for letter in aside.letters.values()][-1] == "behind"
 
 
+async def test_what_is_refused_of_a_first_copy_is_set_aside_though_the_next_chunk_is_on_its_way(
+    place: Place, tmp_path: Any
+) -> None:
+    wrong = {"row3": "x", "row17": "y", "row18": "z", "k" * 513: "7"}
+    world = World()
+    world.table(PLAIN)
+    with world.transaction():
+        for id_ in [f"row{number}" for number in range(40)] + ["k" * 513]:
+            world.insert(PLAIN, id=id_, note=wrong.get(id_, "7"))
+    _, chunks = world.snapshot(PLAIN, 5)
+    numbers = {"plain": {"note": {"type": "integer"}}}
+    async with sifting(place, world, tmp_path, PLAIN, properties=numbers) as (sink, aside):
+        for chunk in chunks:
+            await aside.write(chunk)
+        await sink.flush()
+        keys = {letter.keys[0][:12] for letter in aside.letters.values()}  # a long one ends in a digest
+        assert keys == {json.dumps([id_])[:12] for id_ in wrong}
+        assert set(place.documents("plain")) == {f"row{number}" for number in range(40)} - wrong.keys()
+
+
 async def test_a_table_stops_when_it_is_to(one_place: Place, tmp_path: Any) -> None:
     world = things(a='{"x": 1}', b="1")
     async with sifting(one_place, world, tmp_path, on_refused="stop") as (sink, aside):
@@ -258,6 +282,37 @@ async def test_a_deleted_index_is_noticed_and_filled_anew(place: Place, tmp_path
     async with sifting(place, world, tmp_path) as (sink, aside):
         await sink.filled()
     assert sorted(place.documents("things")) == ["a", "b", "c"]
+
+
+async def test_readers_find_all_of_it_while_another_index_takes_its_place(
+    place: Place, tmp_path: Any
+) -> None:
+    world = things(**{f"d{number}": "{}" for number in range(50)})
+    async with sifting(place, world, tmp_path) as (sink, aside):
+        await deliver(sink, aside, world)
+    path = f"/{place.prefix}things"
+    (old,) = place.server.ask("GET", f"{path}/_alias")
+    counted, filled, begun_reading = [], asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        while not filled.is_set():
+            counted.append((await asyncio.to_thread(place.server.ask, "GET", f"{path}/_count"))["count"])
+            begun_reading.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(read())
+        await begun_reading.wait()
+        otherwise = {"things": {"note": {"type": "keyword"}}}
+        async with sifting(place, world, tmp_path, properties=otherwise) as (sink, _):
+            await sink.filled()
+        filled.set()
+    assert set(counted) == {50}
+    (new,) = place.server.ask("GET", f"{path}/_alias")
+    assert new != old
+    assert (
+        place.server.ask("GET", f"/{new}/_mapping")[new]["mappings"]["properties"]["note"]["type"]
+        == "keyword"
+    )
 
 
 async def test_a_killed_server_loses_nothing_that_was_flushed(one_place: Place) -> None:

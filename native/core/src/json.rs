@@ -219,11 +219,11 @@ impl Lines<'_> {
 }
 
 /// Whether PostgreSQL's text of a number is one for JSON, too: all but NaN and the infinities.
-fn is_number(text: &[u8]) -> bool {
+pub(crate) fn is_number(text: &[u8]) -> bool {
     text.last().is_some_and(u8::is_ascii_digit)
 }
 
-fn push_string(out: &mut Vec<u8>, text: &[u8]) {
+pub(crate) fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     let mut rest = text;
     while let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..32)) {

@@ -19,6 +19,7 @@ pub mod wire;
 // The values: indexes to what a sink wants.
 pub mod arrow;
 pub mod copy;
+pub mod documents;
 pub mod filter;
 pub mod json;
 pub mod net;

@@ -10,7 +10,7 @@ use walcast_core::fault::Fault;
 use walcast_core::filter::View;
 use walcast_core::index::{Column, Index, Kind, Relation, Transaction};
 use walcast_core::types::datetime::EPOCH_MICROS;
-use walcast_core::{arrow, json, net, snapshot};
+use walcast_core::{arrow, documents, json, net, snapshot};
 
 mod catalog;
 mod entries;
@@ -154,6 +154,26 @@ impl PyFrames {
         }
         let lines = py.detach(|| json::lines(&self.view, &catalog.catalog, &keys));
         lines.map(|lines| PyBytes::new(py, &lines)).map_err(|fault| errors::fault(py, fault))
+    }
+
+    /// Two lists, ids and documents; None when they are to be made of the rows.
+    #[expect(clippy::type_complexity, reason = "two lists of one length")]
+    fn documents<'py>(
+        &self,
+        py: Python<'py>,
+        relation: u32,
+        catalog: &PyCatalog,
+        fields: Vec<(String, usize)>,
+        id: Vec<usize>,
+        places: (usize, usize),
+    ) -> PyResult<Option<(Vec<String>, Vec<Bound<'py, PyBytes>>)>> {
+        self.check(relation)?;
+        let named: Vec<usize> = fields.iter().map(|(_, column)| *column).chain(id.iter().copied()).collect();
+        rows::check_columns(&named, self.view.index().width(relation))?;
+        let made = py
+            .detach(|| documents::documents(&self.view, &catalog.catalog, relation, &fields, &id, places.0..places.1))
+            .map_err(|fault| errors::fault(py, fault))?;
+        Ok(made.map(|made| made.into_iter().map(|(id, body)| (id, PyBytes::new(py, &body))).unzip()))
     }
 
     fn net(&self, py: Python<'_>, relation: u32, key: Vec<usize>) -> PyResult<NetTuple> {

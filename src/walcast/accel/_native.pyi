@@ -57,6 +57,14 @@ class Frames:
         struct of the relation's columns (null when nothing was sent; only its key columns when only those were)."""
 
     def json_lines(self, catalog: Catalog, keys: list[list[int]]) -> bytes: ...
+    def documents(
+        self,
+        relation: int,
+        catalog: Catalog,
+        fields: list[tuple[str, int]],
+        id: list[int],
+        places: tuple[int, int],
+    ) -> tuple[list[str], list[bytes]] | None: ...
     def net(self, relation: int, key: list[int]) -> NetTuple:
         """Keys are compared by their bytes. A key that was inserted and deleted again is among the deletes: a redelivered batch
         must remove what an earlier one left. Rows of a snapshot are one fresh group, with a key or without."""

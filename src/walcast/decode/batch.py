@@ -149,6 +149,20 @@ class StreamBatch:
     def json_lines(self) -> bytes:
         return self.frames.json_lines(self._catalog, [list(relation.key) for relation in self._relations])
 
+    def documents(
+        self, relation: Relation, fields: Sequence[tuple[str, str]], id: Sequence[str], start: int, stop: int
+    ) -> tuple[list[str], list[bytes]] | None:
+        numbers = {name: number for number, name in enumerate(relation.names)}
+        if not numbers.keys() >= {*id, *(column for _, column in fields)}:
+            return None
+        return self.frames.documents(
+            self._number(relation),
+            self._catalog,
+            [(name, numbers[column]) for name, column in fields],
+            [numbers[column] for column in id],
+            (start, stop),
+        )
+
     @property
     def xids(self) -> Sequence[int]:
         return self.frames.xids() if self.kind == "changes" else ()
@@ -320,6 +334,11 @@ class IdleBatch:
 
     def json_lines(self) -> bytes:
         return b""
+
+    def documents(
+        self, relation: Relation, fields: Sequence[tuple[str, str]], id: Sequence[str], start: int, stop: int
+    ) -> tuple[list[str], list[bytes]] | None:
+        return None
 
     @property
     def xids(self) -> Sequence[int]:

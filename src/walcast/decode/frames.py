@@ -131,6 +131,17 @@ class Frames(Protocol):
         """One line of JSON a change. `keys`: for each relation its key's column numbers."""
         ...
 
+    def documents(
+        self,
+        relation: int,
+        catalog: Any,
+        fields: list[tuple[str, int]],
+        id: list[int],
+        places: tuple[int, int],
+    ) -> tuple[list[str], list[bytes]] | None:
+        """See `walcast.model.Batch.documents`; columns are numbers. The twin makes none."""
+        ...
+
     def net(self, relation: int, key: list[int]) -> NetTuple: ...
 
 

@@ -22,6 +22,7 @@ from walcast.engine.settings import PipelineSettings
 from walcast.engine.tables import FROM_THE_BEGINNING, NEVER, TableBook
 from walcast.engine.trail import Trail
 from walcast.model import (
+    AwaitsTables,
     Batch,
     Builds,
     Checkpoint,
@@ -83,6 +84,8 @@ class Delivery:
         if isinstance(sink, Builds):
             sink.building = book.building
             sink.may_build = book.may_build
+        if isinstance(sink, AwaitsTables):
+            sink.awaited = lambda: book.pending
         self._prepared: dict[int, Relation] = {}
         self._written: Checkpoint | None = None
         self._commits: list[float] = []

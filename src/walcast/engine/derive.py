@@ -9,7 +9,7 @@ from itertools import islice
 from walcast.mapping import Target, Work, assemble, climb
 from walcast.mapping.values import key_of, key_of_member
 from walcast.model import Batch
-from walcast.model.derived import Delete, DerivedStore, Key, Put, Row, SourceReader, SourceView
+from walcast.model.derived import Delete, DerivedStore, Encoded, Key, Put, Row, SourceReader, SourceView
 
 SLICE = 1000
 """Roots that are read and written at a time."""
@@ -66,10 +66,19 @@ async def changed(
         yield (), sorted(gone - kept)
 
 
-async def copied(view: View, target: Target, batch: Batch) -> AsyncIterator[Sequence[Put]]:
-    """What becomes of a chunk of a root table's rows, a slice at a time. There is nothing to delete."""
-    root = target.root
-    changes = batch.changes()
+async def copied(
+    view: View, target: Target, batch: Batch, *, as_json: bool
+) -> AsyncIterator[Sequence[Put] | Encoded]:
+    """What becomes of a chunk of a root table's rows, a slice at a time; in JSON where that can be. There is nothing to delete."""
+    root, start = target.root, 0
+    if as_json and target.straight is not None:
+        (relation,) = batch.relations
+        while made := batch.documents(relation, target.straight, target.id_columns, start, start + SLICE):
+            if not made[0]:
+                return
+            yield Encoded(target.name, *made)
+            start += SLICE
+    changes = islice(batch.changes(), start, None)
     while some := list(islice(changes, SLICE)):
         rows = [change.new for change in some if change.new is not None]
         if not target.flat or any(column not in rows[0] for column in root.columns):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from typing import Self
@@ -32,6 +32,7 @@ from walcast.model import (
     Relation,
     RowPolicies,
     RowsRefused,
+    TableId,
     TableStopped,
 )
 from walcast.model.derived import (
@@ -39,10 +40,12 @@ from walcast.model.derived import (
     Derived,
     DerivedSettings,
     DerivedStore,
+    Encoded,
     ItemsRefused,
     Key,
     Put,
     SourceReader,
+    TakesJson,
     TakesLater,
     version_of,
 )
@@ -52,7 +55,7 @@ DEFAULT_POLICIES = DerivedSettings().policies
 
 
 class MappedSink:
-    """Implements `walcast.model.Sink`, `SetsAside` and `ReadsAhead` over a store. The mapping is compiled when it is opened, with the tables as they are.
+    """Implements `walcast.model.Sink`, `SetsAside`, `ReadsAhead` and `AwaitsTables` over a store. The mapping is compiled when it is opened, with the tables as they are.
 
     A collection whose mapping changed is filled anew beside the stream while the old one serves, then takes its place.
     """
@@ -80,6 +83,9 @@ class MappedSink:
         """Collections copied by the snapshot at hand: its copies of their other tables bring nothing new."""
         self._version = 0
         self._in_parts = False
+        self.awaited: Callable[[], Collection[TableId]] = frozenset
+        self._chunk_before: Batch | None = None
+        """A snapshot's chunk that may still be on its way to the store."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -146,13 +152,15 @@ class MappedSink:
                     return await self._snapshot(batch)
                 return await self._changes(batch)
             except ItemsRefused as refused:
-                async with View(self._reader, batch.xids) as view:
-                    refusals = await blamed(self.plan, batch, refused, view, self.store)
-                if not refusals:
-                    raise
-                if self.policies.data == "stop":
-                    raise self._stopped(batch, refusals[0]) from refused
-                raise RowsRefused(batch, refusals) from refused
+                before, self._chunk_before = self._chunk_before, None
+                for suspect in (batch,) if before is None else (before, batch):
+                    async with View(self._reader, suspect.xids) as view:
+                        refusals = await blamed(self.plan, suspect, refused, view, self.store)
+                    if refusals and self.policies.data == "stop":
+                        raise self._stopped(suspect, refusals[0]) from refused
+                    if refusals:
+                        raise RowsRefused(suspect, refusals) from refused
+                raise
 
     async def flush(self) -> None:
         self._check_filler()
@@ -220,7 +228,7 @@ class MappedSink:
 
     async def _snapshot(self, batch: Batch) -> Durability:
         """A chunk of a root's table is written. After the last chunk of a table below, what was made of it before is made
-        anew, unless the same snapshot brought the root's table."""
+        anew, unless the same snapshot brought the root's table, or it is still to come: that makes all of it anew."""
         (relation,) = batch.relations
         first = batch.part is None or batch.part.number == 0
         last = batch.part is None or batch.part.last
@@ -232,18 +240,29 @@ class MappedSink:
             async with View(self._reader, ()) as view:
                 if node is target.root:
                     await self._chunk(target, batch, view, first, last)
-                elif last and not self._copied & names and names <= built.keys():
+                elif (
+                    last
+                    and not self._copied & names
+                    and names <= built.keys()
+                    and target.root.table not in self.awaited()
+                ):
+                    await self._taken()
                     await self._anew(target, view)
+        await self._taken(lagging=not last)
+        self._chunk_before = None if last else batch
         return Durability.ACCEPTED
 
     async def _chunk(self, target: Target, batch: Batch, view: View, first: bool, last: bool) -> None:
         if first:
             self._copied |= target.collections.keys()
             await self._start(target)
-        async for puts in copied(view, target, batch):
-            await self.store.write(self._derived(puts))
-        await self._taken()
+        async for made in copied(view, target, batch, as_json=isinstance(self.store, TakesJson)):
+            if isinstance(made, Encoded):
+                await self.store.write(Derived(self._version, encoded=made))
+            else:
+                await self.store.write(self._derived(made))
         if last:
+            await self._taken()
             await self._finish(target)
 
     async def _match(self) -> None:
@@ -326,9 +345,9 @@ class MappedSink:
             hint=f"correct the row at the source, or change the mapping, then: walcast resync {table}",
         )
 
-    async def _taken(self) -> None:
+    async def _taken(self, *, lagging: bool = False) -> None:
         if isinstance(self.store, TakesLater):
-            await self.store.taken()
+            await self.store.taken(lagging=lagging)
 
     async def _start(self, target: Target) -> None:
         for made in target.collections.values():

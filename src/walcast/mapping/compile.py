@@ -165,7 +165,7 @@ class _Compiler:
         self._columns((*path, "id"), root.table, ids)
         if declared.tenant is not None:
             self._columns((*path, "tenant"), root.table, [declared.tenant])
-        target = Target(name, kind, root, tuple(ids), declared.tenant, {}, lambda row: name, None)
+        target = Target(name, kind, root, tuple(ids), declared.tenant, {})
         root.columns = _ordered(root.columns, target.id_columns, *self._routing(declared))
         root.tracked = not target.named_by_key and self.relations[root.table].identity != "f"
         nodes = target.nodes
@@ -291,7 +291,7 @@ class _Compiler:
             value = declared.value
             return Emit(name, (), lambda: value)
         if declared.convert is None:
-            return Emit(name, columns, _same)
+            return Emit(name, columns, None)
         return Emit(name, columns, _converted(_CONVERTED[declared.convert][1]))
 
     def _kinds(self, root: Node) -> tuple[tuple[str, FieldKind], ...]:
@@ -300,7 +300,7 @@ class _Compiler:
         declared: list[tuple[str, FieldKind]] = []
         for emit in root.emits:
             kind: FieldKind = "json"
-            if emit.make is _same:
+            if emit.make is None:
                 kind = kinds[emit.columns[0]]
             else:
                 kind = cast(FieldKind, getattr(emit.make, "kind", "text" if len(emit.columns) else "json"))
@@ -323,10 +323,6 @@ class _Compiler:
         for name in names:
             if name not in known:
                 raise MappingError(path, f"{table} has no column {name!r}", hint=near_name(name, known))
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _shown(value: Any) -> str:

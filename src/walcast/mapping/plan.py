@@ -8,26 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from walcast.mapping.values import id_of, plain
+from walcast.mapping.values import id_of, plain, text
 from walcast.model import Relation, TableId
 from walcast.model.derived import Collection, Key, Kind, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """A field of the result, made of columns of one row."""
+    """A field of the result, made of columns of one row. `make` is None for a column as it is."""
 
     name: str
     columns: tuple[str, ...]
-    make: Callable[..., Any]
+    make: Callable[..., Any] | None
 
     def of(self, row: Row) -> Any:
-        return plain(self.make(*(row[column] for column in self.columns)))
+        if self.make is None:
+            return plain(row[self.columns[0]])
+        return plain(self.make(*[row[column] for column in self.columns]))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Node:
     """A table at one place of a target's tree.
 
@@ -55,13 +58,18 @@ class Node:
     def join(self) -> bool:
         return self.parent is not None and not self.name
 
-    @property
+    @cached_property
     def ours(self) -> tuple[str, ...]:
         return tuple(ours for _, ours in self.link)
 
-    @property
+    @cached_property
     def theirs(self) -> tuple[str, ...]:
         return tuple(theirs for theirs, _ in self.link)
+
+    @cached_property
+    def sorted_by(self) -> tuple[str, ...]:
+        """What its rows are ordered by, within one parent."""
+        return tuple(dict.fromkeys((*self.order, *self.key)))
 
     def walk(self) -> Iterator[Node]:
         """This node and all below it, parents first."""
@@ -74,9 +82,12 @@ class Node:
         return self.deleted is not None and row[self.deleted] not in (None, False)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Target:
-    """What one declaration compiles to. `collections` has more than one where rows are routed by a column's value."""
+    """What one declaration compiles to. `collections` has more than one where rows are routed by a column's value.
+
+    Not to be changed once it is compiled: what follows from it is worked out once.
+    """
 
     name: str
     kind: Kind
@@ -84,49 +95,63 @@ class Target:
     id: tuple[str, ...]
     tenant: str | None
     collections: dict[str, Collection]
-    route: Callable[[Row], str | None]
+    route: Callable[[Row], str | None] | None = None
+    """The collection that a row goes to, None for none; without it there is but one."""
     ends: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
-    @property
+    @cached_property
     def nodes(self) -> Sequence[Node]:
         """Parents before their children."""
         return list(self.root.walk())
 
-    @property
+    @cached_property
     def tracked(self) -> bool:
         return any(node.tracked for node in self.nodes)
+
+    @cached_property
+    def straight(self) -> tuple[tuple[str, str], ...] | None:
+        """(field, column) of documents that are columns of one row as they are, all in one collection; None for others."""
+        root = self.root
+        if self.kind != "document" or not self.flat or self.tracked or self.route is not None or root.deleted:
+            return None
+        if any(emit.make is not None for emit in root.emits):
+            return None
+        return tuple((emit.name, emit.columns[0]) for emit in root.emits)
 
     @property
     def flat(self) -> bool:
         """Made from one row alone: a change that carries the whole row need not be read again."""
         return not self.root.children
 
-    @property
+    @cached_property
     def id_columns(self) -> tuple[str, ...]:
         return (*((self.tenant,) if self.tenant else ()), *self.id)
 
     def id_from(self, row: Row) -> str:
         """The id, from a row that has its columns."""
-        return id_of([row[column] for column in self.id_columns])
+        columns = self.id_columns
+        if len(columns) == 1 and (value := row[columns[0]]) is not None:
+            return text(value)
+        return id_of([row[column] for column in columns])
 
     def id_of_key(self, key: Key) -> str:
         """The id, from a row's key: see `named_by_key`."""
         return self.id_from(dict(zip(self.root.key, key, strict=True)))
 
-    @property
+    @cached_property
     def named_by_key(self) -> bool:
         """Whether the key of a row is enough to tell its id."""
         return set(self.id_columns) <= set(self.root.key)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A compiled mapping. `places`: table -> where it is read. `relations`: the tables as they were when compiled."""
 
     targets: tuple[Target, ...]
     relations: Mapping[TableId, Relation]
 
-    @property
+    @cached_property
     def places(self) -> dict[TableId, list[tuple[Target, Node]]]:
         found: dict[TableId, list[tuple[Target, Node]]] = {}
         for target in self.targets:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from walcast.model.derived import FieldKind, Key
+from walcast.model.derived import FieldKind, Key, Row
 from walcast.model.relation import TypeInfo
 
 _DEEPEST = 100
@@ -28,7 +28,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     """A value as JSON has it. Text for what JSON has no exact form of: numeric, NaN, dates (ISO 8601), bytea (hex); and for
     what nests deeper than stores take. NUL and lone surrogates, which json (not jsonb) columns may hold and no store takes,
     become U+FFFD."""
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
@@ -44,6 +44,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return {plain(str(name)): plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, depth + 1) for item in value]
+    if isinstance(value, Decimal):
+        return format(value, "f")
     return str(value)
 
 
@@ -58,6 +60,8 @@ def text(value: Any) -> str:
     """A value as PostgreSQL reads it back, the same for equal values."""
     if isinstance(value, str):
         return value
+    if type(value) is int:
+        return str(value)
     if isinstance(value, bool):
         return "t" if value else "f"
     if isinstance(value, Decimal) and value.is_finite():
@@ -79,6 +83,14 @@ def key_of(values: Iterable[Any]) -> Key | None:
             return None
         made.append(text(value))
     return tuple(made)
+
+
+def key_in(row: Row, columns: Sequence[str]) -> Key | None:
+    """The values of these columns, as `key_of` makes them."""
+    if len(columns) == 1:
+        value = row[columns[0]]
+        return None if value is None else (text(value),)
+    return key_of(row[column] for column in columns)
 
 
 def id_of(values: Iterable[Any]) -> str:

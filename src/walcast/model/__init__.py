@@ -47,6 +47,7 @@ from walcast.model.fence import Cut, Held, Hold, RawKey, Touched, Visibility
 from walcast.model.finding import LEVELS, Finding, Fix, Level, finding_of
 from walcast.model.lsn import Checkpoint, Lsn, Position
 from walcast.model.ports import (
+    AwaitsTables,
     Builds,
     CallsAgain,
     Countable,
@@ -88,6 +89,7 @@ __all__ = [
     "LEVELS",
     "UNCHANGED",
     "ArrowTable",
+    "AwaitsTables",
     "Batch",
     "Builds",
     "CallsAgain",

@@ -172,6 +172,13 @@ class Batch(Protocol):
         """Every change as one line of JSON, in commit order (docs/reference/jsonl.md)."""
         ...
 
+    def documents(
+        self, relation: Relation, fields: Sequence[tuple[str, str]], id: Sequence[str], start: int, stop: int
+    ) -> tuple[list[str], list[bytes]] | None:
+        """Of the relation's rows from `start` up to `stop` the ids, made of these columns, and the documents in JSON: pairs of
+        field and column. The same as `walcast.mapping` makes of the rows one by one, sooner. None: make them of the rows."""
+        ...
+
     @property
     def xids(self) -> Sequence[int]:
         """The transactions' ids (32 bits) in commit order. Of a part it is its transaction's; snapshots have none."""

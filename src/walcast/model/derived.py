@@ -62,6 +62,15 @@ class Put(NamedTuple):
     ends: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Documents of one collection that are JSON already, with their ids: see `TakesJson`."""
+
+    collection: str
+    ids: Sequence[str]
+    bodies: Sequence[bytes]
+
+
 class Delete(NamedTuple):
     """What may be there and must not be."""
 
@@ -84,6 +93,8 @@ class Derived:
     empty: Sequence[str] = ()
     checkpoint: Checkpoint | None = None
     done: bool = True
+    encoded: Encoded | None = None
+    """More puts, for a store that takes them so."""
 
 
 class Refused(NamedTuple):
@@ -177,9 +188,17 @@ class DerivedStore(Protocol):
 class TakesLater(Protocol):
     """A store whose writes are still on their way when `write` returns."""
 
-    async def taken(self) -> None:
-        """Returns once it has all that it was given. Raises ItemsRefused, in place of `write`."""
+    async def taken(self, *, lagging: bool = False) -> None:
+        """Returns once it has all that it was given; `lagging`: all that it was given before the last call. Raises
+        ItemsRefused, in place of `write`."""
         ...
+
+
+@runtime_checkable
+class TakesJson(Protocol):
+    """A store of documents that writes JSON: where a document is a row's columns as they are, it is given the JSON."""
+
+    takes_json: ClassVar[Literal[True]]
 
 
 @runtime_checkable

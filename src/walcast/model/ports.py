@@ -257,6 +257,13 @@ class Builds(Protocol):
 
 
 @runtime_checkable
+class AwaitsTables(Protocol):
+    """A sink that makes one thing of several tables. `awaited` gives those of which it will be sent a copy still."""
+
+    awaited: Callable[[], Collection[TableId]]
+
+
+@runtime_checkable
 class CallsAgain(Protocol):
     """A sink that `SetsAside` and applies a change for several, of whom one refused it."""
 

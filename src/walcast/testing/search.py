@@ -22,12 +22,12 @@ SUITE: Final = {"opensearch": "2.19.6", "elasticsearch": "8.19.21"}
 NEWEST_ASKED: Final = "WALCAST_TEST_SEARCH"
 """The environment variable that asks for the others (`newest`)."""
 _LOG4J: Final = "org.apache.logging.log4j:log4j-core:2.25.4"
-_JVM: Final = ("-Xms512m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+_JVM: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 
 
 class SearchServer(JavaServer):
     """One node on loopback, without a password; port and data stay when it is started again. `settings` are
-    opensearch.yml's or elasticsearch.yml's.
+    opensearch.yml's or elasticsearch.yml's; `heap` is in MB.
 
     Raises ServerMissing when it cannot be had, StartFailed.
     """
@@ -39,8 +39,10 @@ class SearchServer(JavaServer):
         settings: Mapping[str, object] | None = None,
         *,
         durable: bool = False,
+        heap: int = 512,
     ) -> None:
         self.name = family
+        self._heap = (f"-Xms{heap}m", f"-Xmx{heap}m")
         self.family = family
         self.version = version or (NEWEST if os.environ.get(NEWEST_ASKED) == "newest" else SUITE)[family]
         newer = int(self.version.split(".", maxsplit=1)[0]) >= {"opensearch": 3, "elasticsearch": 9}[family]
@@ -72,6 +74,7 @@ class SearchServer(JavaServer):
         }
         return [
             self._java,
+            *self._heap,
             *_JVM,
             "-cp",
             f"{self._jars}/*",

@@ -123,6 +123,16 @@ class PyFrames:
             raise ValueError(f"keys of {len(keys)} relations, the batch has {len(self.index.relations)}")
         return json_lines(self.index.relations, self._entries, catalog, keys)
 
+    def documents(
+        self,
+        relation: int,
+        catalog: Any,
+        fields: list[tuple[str, int]],
+        id: list[int],
+        places: tuple[int, int],
+    ) -> tuple[list[str], list[bytes]] | None:
+        return None
+
     def net(self, relation: int, key: list[int]) -> NetTuple:
         entries = self._of(relation)
         found = self.index.relations[relation]

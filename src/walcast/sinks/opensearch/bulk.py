@@ -10,8 +10,9 @@ import asyncio
 import json
 import re
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from walcast.model import SinkUnavailable
 from walcast.model.derived import Refused, Unfit
@@ -30,21 +31,26 @@ _OBJECT: Final = re.compile(r"object mapping (?:for )?\[([^\]]{1,200})\]")
 _LIMITS: Final = re.compile(r"Limit of [a-z ]{1,40}\[\d{1,9}\]")
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One document of a collection, in its index. `lines` are what the request holds of it."""
 
     collection: str
-    index: str
+    alias: str
     id: str
     lines: bytes
 
 
 @dataclass(slots=True)
 class _Request:
+    number: int
     operations: list[Operation] = field(default_factory=list)
-    ids: set[tuple[str, str]] = field(default_factory=set)
+    ids: dict[str, set[str]] = field(default_factory=dict)
+    """By index."""
     size: int = 0
+
+    def meets(self, other: _Request) -> bool:
+        """Whether they have an id in common."""
+        return any(not ids.isdisjoint(other.ids.get(index, ())) for index, ids in self.ids.items())
 
 
 class Bulk:
@@ -57,17 +63,21 @@ class Bulk:
         self._concurrency = concurrency
         self._size = size
         self._patience = patience
+        self._made = 0
+        self._made_before = 0
+        """Requests, in all, and at the last call of `settle`."""
         self._waiting: deque[_Request] = deque()
         self._flying: dict[asyncio.Task[None], _Request] = {}
 
-    def add(self, operation: Operation) -> None:
-        size = len(operation.lines)
-        if not self._waiting or self._full(self._waiting[-1], size):
-            self._waiting.append(_Request())
-        request = self._waiting[-1]
-        request.operations.append(operation)
-        request.ids.add((operation.index, operation.id))
-        request.size += size
+    def add(self, operations: Iterable[Operation]) -> None:
+        request = self._waiting[-1] if self._waiting else self._next()
+        for operation in operations:
+            size = len(operation.lines)
+            if request.operations and (request.size + size > self._size or len(request.operations) >= _MOST):
+                request = self._next()
+            request.operations.append(operation)
+            request.ids.setdefault(operation.alias, set()).add(operation.id)
+            request.size += size
 
     @property
     def crowded(self) -> bool:
@@ -80,8 +90,15 @@ class Bulk:
 
     async def drain(self) -> None:
         """Returns when all is answered."""
-        await self._send(leave=0)
-        while self._flying:
+        self._made_before = self._made
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Returns when all is answered that was there at the last call of this or `drain`."""
+        due, self._made_before = self._made_before, self._made
+        while self._waiting and self._waiting[0].number <= due:
+            await self._send(leave=len(self._waiting) - 1)
+        while any(request.number <= due for request in self._flying.values()):
             await self._land()
 
     async def close(self) -> None:
@@ -93,8 +110,10 @@ class Bulk:
             task.cancel()
         await asyncio.gather(*flying, return_exceptions=True)
 
-    def _full(self, request: _Request, more: int) -> bool:
-        return request.size + more > self._size or len(request.operations) >= _MOST
+    def _next(self) -> _Request:
+        self._made += 1
+        self._waiting.append(_Request(self._made))
+        return self._waiting[-1]
 
     async def _send(self, leave: int) -> None:
         self._collect()
@@ -109,7 +128,7 @@ class Bulk:
         await asyncio.sleep(0)  # what was sent now is on its way before anything else is done
 
     def _in_the_way(self, request: _Request) -> bool:
-        return any(not request.ids.isdisjoint(other.ids) for other in self._flying.values())
+        return any(request.meets(other) for other in self._flying.values())
 
     async def _land(self) -> None:
         await asyncio.wait(self._flying, return_when=asyncio.FIRST_COMPLETED)
@@ -203,8 +222,15 @@ def too_big(size: int, limit: int | None = None) -> Unfit:
     return "TooBig", f"a document of {size} bytes" + ("" if limit is None else f"; it may have {limit}")
 
 
-def lines(index: str, id_: str, version: int, body: bytes | None) -> bytes:
-    """An operation's part of a request: put, or without a body delete, unless there is something newer."""
-    kind = "delete" if body is None else "index"
-    action = f'{{"{kind}":{{"_index":"{index}","_id":{json.dumps(id_)},"version":{version},"version_type":"external_gte"}}}}\n'
-    return action.encode() if body is None else b"%s%s\n" % (action.encode(), body)
+def liner(index: str, version: int) -> Callable[[str, bytes | None], bytes]:
+    """Makes an operation's part of a request: put, or without a body delete, unless there is something newer."""
+    put, delete = (f'{{"{kind}":{{"_index":"{index}","_id":' for kind in ("index", "delete"))
+    end = f',"version":{version},"version_type":"external_gte"}}}}\n'.encode()
+
+    def line(id_: str, body: bytes | None) -> bytes:
+        name = f'"{id_}"' if id_.isalnum() and id_.isascii() else json.dumps(id_)
+        if body is None:
+            return (delete + name).encode() + end
+        return b"%b%b%b\n" % ((put + name).encode(), end, body)
+
+    return line

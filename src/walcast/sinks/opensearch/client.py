@@ -22,6 +22,7 @@ from walcast.sinks.opensearch.config import SearchServerConfig
 
 _BUSY: Final = (429, 502, 503, 504)
 _PAGE: Final = 5000
+_ALL_WRITTEN: Final = b'{"errors":false'
 JSON_LINES: Final = "application/x-ndjson"
 
 
@@ -128,6 +129,8 @@ class Client:
             method, url, data=data, headers=headers, allow_redirects=False
         ) as answer:
             content = await answer.read()
+            if content.startswith(_ALL_WRITTEN):  # not read on: it has a line for every document
+                return {"errors": False}
             self.elastic = "X-Elastic-Product" in answer.headers
             try:
                 found = json.loads(content) if content else {}
@@ -143,8 +146,11 @@ class Client:
             return found
 
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def dumps(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 def path_of(*parts: str) -> str:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar, Final, Self
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, ClassVar, Final, Literal, Self
 
 from walcast.model import (
     Checkpoint,
@@ -33,10 +35,9 @@ from walcast.model.derived import (
     Put,
     Refused,
     Unfit,
-    check_puts,
 )
 from walcast.sinks.opensearch import examination, indexes
-from walcast.sinks.opensearch.bulk import Bulk, Operation, lines, too_big
+from walcast.sinks.opensearch.bulk import Bulk, Operation, liner, too_big
 from walcast.sinks.opensearch.client import Client, Rejected, dumps, explain, path_of
 from walcast.sinks.opensearch.config import SearchServerConfig
 from walcast.sinks.opensearch.examination import Family
@@ -47,14 +48,17 @@ log = logging.getLogger("walcast.sinks")
 _TERMS: Final = 1000
 _SPARE: Final = 2048
 """Bytes of a request beside the document."""
+_LINGER: Final = 5.0
+"""Seconds for which an index outlives the one that took its place."""
 _SWEEP: Final = 60.0
 """Seconds between two looks for tombstones that have had their time."""
 
 
 class _SearchServerStore:
-    """Implements `DerivedStore`, `TakesLater` and `Shows` of `walcast.model.derived`, `KeepsJournal` and `Examinable`."""
+    """Implements `DerivedStore`, `TakesLater`, `TakesJson` and `Shows` of `walcast.model.derived`, `KeepsJournal` and `Examinable`."""
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"document"})
+    takes_json: ClassVar[Literal[True]] = True
     keeps_checkpoint = True
     family: ClassVar[Family]
 
@@ -70,6 +74,8 @@ class _SearchServerStore:
         self._whole = True
         self._largest: int | None = None
         self._swept = -_SWEEP
+        self._outgrown: dict[str, float] = {}
+        """Indexes that serve no more, and when they go."""
         self._listing: dict[str, AsyncGenerator[list[dict[str, Any]]]] = {}
         self._stack = AsyncExitStack()
 
@@ -146,26 +152,29 @@ class _SearchServerStore:
         await self._delete(old.index)
 
     async def write(self, derived: Derived) -> Durability:
-        check_puts(derived.puts, self._unfit)
         self._whole = derived.done
         for name in derived.empty:
             await self._empty(name)
-        if derived.deletes:
-            gone = dumps({indexes.OWN: {"gone": int(time.time())}})
-            for name, id_ in derived.deletes:
-                if 0 < len(id_.encode()) <= indexes.LONGEST_ID:  # another one was never there
-                    self._add(name, id_, derived.version, gone)
-        for put in derived.puts:
-            self._add(put.collection, put.id, derived.version, _body(put))
-            if self._bulk.crowded:
-                await self._bulk.push()
+        gone = dumps({indexes.OWN: {"gone": int(time.time())}})
+        for name, deletes in groupby(derived.deletes, key=itemgetter(0)):
+            # One whose id does not fit was never there.
+            await self._add(
+                name, derived.version, [(d.id, gone) for d in deletes if not self._unfit(d.id, gone)]
+            )
+        for name, puts in groupby(derived.puts, key=itemgetter(0)):
+            await self._add(name, derived.version, ((put.id, _body(put)) for put in puts))
+        if derived.encoded is not None:
+            encoded = derived.encoded
+            await self._add(
+                encoded.collection, derived.version, zip(encoded.ids, encoded.bodies, strict=True)
+            )
         await self._bulk.push()
         self._reached = derived.checkpoint or self._reached
         return Durability.ACCEPTED
 
-    async def taken(self) -> None:
+    async def taken(self, *, lagging: bool = False) -> None:
         """Raises ItemsRefused; everything else is there, and may be written once more all the same."""
-        await self._bulk.drain()
+        await (self._bulk.settle() if lagging else self._bulk.drain())
         refused, self._bulk.refused = self._bulk.refused, []
         if refused:
             raise ItemsRefused(refused)
@@ -179,6 +188,7 @@ class _SearchServerStore:
                 await self._refresh({made.index for made in self._state.serving.values()})
             self._state.checkpoint = self._reached
             await self._state.save()
+        await self._clear_away()
         await self._sweep()
 
     async def holders(self, collection: Collection, members: Sequence[str]) -> Sequence[tuple[str, str]]:
@@ -251,11 +261,14 @@ class _SearchServerStore:
                 )
 
     async def _serve(self, name: str, index: str, old: str | None) -> None:
-        """From now on readers find this index, at once; the old one is gone."""
+        """From now on readers find this index, at once. The old one goes a little later: a search that is under way in it
+        would fail."""
         alias = indexes.alias_of(name, self._config)
         actions: list[dict[str, Any]] = [{"add": {"index": index, "alias": alias, "filter": indexes.THERE}}]
         if old is not None:
-            actions.append({"remove_index": {"index": old}})
+            self._dirty.discard(old)
+            self._outgrown[old] = asyncio.get_running_loop().time() + _LINGER
+            actions.append({"remove": {"index": old, "alias": alias}})
         doing = f"moving the alias {alias}"
         try:
             await self._client.send("POST", "/_aliases", {"actions": actions})
@@ -263,6 +276,13 @@ class _SearchServerStore:
             if old is None or rejected.status != 404:
                 raise explain(rejected, doing) from None
             await self._client.ask("POST", "/_aliases", {"actions": actions[:1]}, doing=doing)
+
+    async def _clear_away(self) -> None:
+        """Those that are left when the sink is closed go when it is opened again."""
+        now = asyncio.get_running_loop().time()
+        for index in [index for index, due in self._outgrown.items() if due <= now]:
+            await self._delete(index)
+            del self._outgrown[index]
 
     async def _empty(self, name: str) -> None:
         """A new index takes its place: a cluster has no quicker way to take out all of it."""
@@ -273,26 +293,45 @@ class _SearchServerStore:
             await self.finish(collection)
 
     async def _delete(self, index: str) -> None:
+        self._dirty.discard(index)
         try:
             await self._client.send("DELETE", path_of(index))
         except Rejected as rejected:
             if rejected.status != 404:
                 raise explain(rejected, f"dropping the index {index}") from None
 
-    def _unfit(self, put: Put) -> Unfit | None:
-        size = len(put.id.encode())
-        if not 0 < size <= indexes.LONGEST_ID:
-            return "KeyTooLong", f"an id of {size} bytes; it may have 1 to {indexes.LONGEST_ID}"
-        return None
-
-    def _add(self, collection: str, id_: str, version: int, body: bytes | None) -> None:
+    async def _add(self, collection: str, version: int, items: Iterable[tuple[str, bytes | None]]) -> None:
+        """Ids and documents; None for what may be forgotten."""
         index = self._of(collection).index
         alias = indexes.writing(index)
-        if body is not None and self._largest is not None and len(body) + _SPARE > self._largest:
-            self._bulk.refused.append(Refused(collection, id_, *too_big(len(body), self._largest - _SPARE)))
-            return
-        self._bulk.add(Operation(collection, alias, id_, lines(alias, id_, version, body)))
+        line = liner(alias, version)
         self._dirty.add(index)
+        operations: list[Operation] = []
+        size = 0
+        for id_, body in items:
+            why = self._unfit(id_, body)
+            if why is not None:
+                self._bulk.refused.append(Refused(collection, id_, *why))
+                continue
+            operations.append(Operation(collection, alias, id_, line(id_, body)))
+            size += len(operations[-1].lines)
+            if size > self._config.bulk:
+                await self._send(operations)
+                operations, size = [], 0
+        await self._send(operations)
+
+    async def _send(self, operations: Sequence[Operation]) -> None:
+        self._bulk.add(operations)
+        if self._bulk.crowded:
+            await self._bulk.push()
+
+    def _unfit(self, id_: str, body: bytes | None) -> Unfit | None:
+        length = len(id_) if id_.isascii() else len(id_.encode())
+        if not 0 < length <= indexes.LONGEST_ID:
+            return "KeyTooLong", f"an id of {length} bytes; it may have 1 to {indexes.LONGEST_ID}"
+        if body is not None and self._largest is not None and len(body) + _SPARE > self._largest:
+            return too_big(len(body), self._largest - _SPARE)
+        return None
 
     def _of(self, name: str) -> Serving:
         return self._making.get(name) or self._state.serving[name]
@@ -316,7 +355,7 @@ class _SearchServerStore:
         for name in (*self._state.serving, *self._making):
             async for hits in self._client.scroll(self._of(name).index, query, version=True):
                 for hit in hits:
-                    self._add(name, hit["_id"], hit["_version"], None)
+                    await self._add(name, hit["_version"], [(hit["_id"], None)])
             await self._bulk.drain()
 
 
