@@ -20,6 +20,7 @@ GROUPS = (
     "routing",
     "cluster",
     "search",
+    "nested",
     "graphs",
 )
 

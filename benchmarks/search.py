@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from itertools import count
 from typing import Any, Final, cast
 
 import psycopg
@@ -29,12 +30,14 @@ from walcast.model.secret import Secret
 from walcast.postgres.rereader import PostgresReader
 from walcast.postgres.source import PostgresSource, SourceConfig
 from walcast.sinks.opensearch import OpenSearchStore, SearchServerConfig
-from walcast.sinks.opensearch.client import Client, dumps
+from walcast.sinks.opensearch.client import Client, Rejected, dumps, pause
 from walcast.sinks.opensearch.indexes import body_of
 from walcast.testing.search import SearchServer
 
 _ROWS: Final = 500_000
 _PROBES: Final = 200
+HEAP: Final = 1024
+"""Megabytes of the cluster's; with half of it its circuit breaker opens now and then."""
 _FIELDS: Final = (
     ("id", "integer"),
     ("customer", "integer"),
@@ -51,7 +54,7 @@ def contests(plan: Plan) -> Iterator[Contest]:
     wanted = [line for line in (copy, probe) if plan.wants(line.name)]
     if not wanted:
         return
-    cluster = SearchServer("opensearch", durable=True)
+    cluster = SearchServer("opensearch", durable=True, heap=HEAP)
     try:
         cluster.start()
         with server() as source:
@@ -116,7 +119,11 @@ def _probes(line: Contest, source: Any, cluster: SearchServer, probes: int, runs
 
 
 def _pipeline(url: str, dsn: str, state: str) -> Pipeline:
-    mapping = DataMapping(documents={"docs": Document("public.docs")})
+    return pipeline_to(url, dsn, state, DataMapping(documents={"docs": Document("public.docs")}), "docs")
+
+
+def pipeline_to(url: str, dsn: str, state: str, mapping: DataMapping, publication: str) -> Pipeline:
+    """From the source to OpenSearch, slot `bench_search`."""
 
     def sink(context: SinkContext) -> AbstractAsyncContextManager[Sink]:
         store = OpenSearchStore(SearchServerConfig(hosts=(url,)), context)
@@ -125,7 +132,9 @@ def _pipeline(url: str, dsn: str, state: str) -> Pipeline:
             mapped_sink(store, mapping, PostgresReader(Secret(dsn), "walcast bench read")),
         )
 
-    source = PostgresSource(SourceConfig(Secret(dsn), name="bench", slot="bench_search", publication="docs"))
+    source = PostgresSource(
+        SourceConfig(Secret(dsn), name="bench", slot="bench_search", publication=publication)
+    )
     return Pipeline(source, {"find": sink}, state, PipelineSettings(serve=False), name="bench")
 
 
@@ -163,15 +172,27 @@ async def bulk(url: str, rows: int) -> dict[str, Any]:
 
         async def work() -> None:
             for body in waiting:
-                answer = await client.send("POST", "/plain/_bulk?filter_path=errors", body)
-                if answer["errors"]:
-                    raise SystemExit("documents were refused")
+                await _put(client, body)
 
         await asyncio.gather(*(work() for _ in range(config.concurrency)))
         await client.send("POST", "/plain/_refresh")
         seconds = time.perf_counter() - begin
         found = (await client.send("GET", "/plain/_count"))["count"]
     return {"seconds": seconds, "rows": found}
+
+
+async def _put(client: Client, body: bytes) -> None:
+    for tries in count():
+        try:
+            answer = await client.send("POST", "/plain/_bulk?filter_path=errors", body)
+        except Rejected as rejected:
+            if rejected.status != 429:
+                raise
+            await pause(tries)
+            continue
+        if answer["errors"]:
+            raise SystemExit("documents were refused")
+        return
 
 
 async def probed(url: str, dsn: str, probes: int) -> dict[str, Any]:

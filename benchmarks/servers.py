@@ -12,13 +12,13 @@ from psycopg import sql
 
 from benchmarks.harness import Run
 from walcast.model import OperatorError
-from walcast.postgres.local import LocalServer, find
+from walcast.postgres.local import Binaries, LocalServer, find
 
 VERSION: Final = 18
 _DIGEST: Final = sql.SQL("select count(*), sum(hashtextextended(t::text, 0)::numeric), sum(id) from {} t")
 
 
-def server(**settings: object) -> LocalServer:
+def server(binaries: Binaries | None = None, **settings: object) -> LocalServer:
     """PostgreSQL 18 as it comes, but for logical decoding, room for the backlog, and no housekeeping in between."""
     defaults: dict[str, object] = {
         "wal_level": "logical",
@@ -29,7 +29,7 @@ def server(**settings: object) -> LocalServer:
         "max_wal_senders": 40,
         "autovacuum": "off",
     }
-    return LocalServer(VERSION, settings={**defaults, **settings}, durable=True)
+    return LocalServer(VERSION, settings={**defaults, **settings}, durable=True, binaries=binaries)
 
 
 class Backlog:
