@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,11 +22,14 @@ from walcast.mapping import (
     Vertex,
     assemble,
     compile_mapping,
+    tables_of,
 )
 from walcast.mapping.values import id_of, key_of, key_of_member, member_of, plain
 from walcast.model import Column, Relation, ReplicaIdentity, TableId
 from walcast.testing.batches import INT4, TEXT, TIMESTAMPTZ
 from walcast.testing.derived import MemoryReader
+
+JSON = 114
 
 
 def relation(name: str, *columns: str, key: int = 1, identity: ReplicaIdentity = "d") -> Relation:
@@ -221,6 +225,37 @@ def test_a_mistake_is_told_with_its_place_and_the_nearest_name(
     assert ".".join(caught.value.path) == path
     assert said in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+def test_nesting_has_an_end() -> None:
+    children: dict[str, Nested] = {}
+    children["again"] = Nested("comment", on={"id": "id"}, nested=children)
+    with pytest.raises(MappingError, match="in itself") as caught:
+        tables_of(DataMapping(documents={"p": Document("post", nested=children)}))
+    assert caught.value.path[:4] == ("documents", "p", "nested", "again")
+    nested: dict[str, Nested] = {}
+    for _ in range(20):
+        nested = {"again": Nested("post", on={"id": "id"}, many=False, fields={}, nested=nested)}
+    mapping = DataMapping(documents={"p": Document("post", nested=nested)})
+    assert tables_of(mapping) == {TableId("public", "post")}
+    (target,) = compile_mapping(mapping, TABLES).targets
+    assert len(target.nodes) == 21
+
+
+def test_what_is_looked_up_can_be_compared() -> None:
+    post = TABLES[TableId("public", "post")]
+    number = post.names.index("title")
+    columns = list(post.columns)
+    columns[number] = replace(columns[number], type=BUILTIN[JSON])
+    tables = {**TABLES, post.table: replace(post, columns=tuple(columns))}
+    for wrong in (
+        Document("post", id=("title",)),
+        Document("post", tenant="title"),
+        Document("post", nested={"c": Nested("comment", on={"text": "title"})}),
+    ):
+        with pytest.raises(MappingError, match="title is json, whose values cannot be compared"):
+            compile_mapping(DataMapping(documents={"p": wrong}), tables)
+    compile_mapping(DataMapping(documents={"p": Document("post")}), tables)
 
 
 @pytest.mark.parametrize(

@@ -211,8 +211,8 @@ async def _plan(
         raise ConfigError(
             "there is no mapping", hint='add [mapping.documents.NAME] with table = "schema.table"'
         )
-    relations: dict[TableId, Relation] = dict(await reader.relations(tables_of(mapping)))
     try:
+        relations: dict[TableId, Relation] = dict(await reader.relations(tables_of(mapping)))
         return compile_mapping(mapping, relations, kinds, only)
     except MappingError as error:
         where = settings.locate(("mapping", *error.path))

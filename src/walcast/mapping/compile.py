@@ -27,6 +27,10 @@ _CONVERTED: dict[str, tuple[FieldKind, Callable[[Any], Any]]] = {
     "float": ("float", float),
     "boolean": ("boolean", bool),
 }
+_DEEPEST = 20
+"""Levels of a document."""
+_INCOMPARABLE = frozenset(("json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"))
+"""Types of PostgreSQL without an equality that tells their values apart."""
 _FORMAT = "1"
 """Part of every fingerprint: raised when the same mapping makes something else than before."""
 
@@ -46,19 +50,25 @@ def table_id(name: str) -> TableId:
 
 
 def tables_of(mapping: DataMapping) -> set[TableId]:
-    """Every table that the mapping reads."""
+    """Every table that the mapping reads. Raises MappingError for nesting without an end."""
     found: set[TableId] = set()
 
-    def nested(children: Mapping[str, Nested]) -> None:
-        for child in children.values():
+    def nested(path: Path, children: Mapping[str, Nested]) -> None:
+        if len(path) > 2 * (_DEEPEST + 1):
+            raise MappingError(
+                path,
+                f"it nests more than {_DEEPEST} levels, or in itself",
+                hint="write each level once: an employee's manager, and that one's manager",
+            )
+        for name, child in children.items():
             found.add(table_id(child.table))
             if child.through is not None:
                 found.add(table_id(child.through.table))
-            nested(child.nested)
+            nested((*path, "nested", name), child.nested)
 
-    for document in mapping.documents.values():
+    for name, document in mapping.documents.items():
         found.add(table_id(document.table))
-        nested(document.nested)
+        nested(("documents", name), document.nested)
     found |= {table_id(vertex.table) for vertex in mapping.vertices.values()}
     found |= {table_id(edge.table) for edge in mapping.edges.values()}
     return found
@@ -134,7 +144,7 @@ class _Compiler:
                     f"there is no vertex {end.vertex!r}",
                     hint=near_name(end.vertex, self.mapping.vertices),
                 )
-            self._columns((*path, side, "columns"), root.table, end.columns)
+            self._compared((*path, side, "columns"), root.table, end.columns)
             there = self._relation(("vertices", end.vertex, "table"), vertex.table)
             wanted = vertex.id or tuple(there.names[n] for n in there.key)
             if len(wanted) != len(end.columns) or bool(vertex.tenant) != bool(declared.tenant):
@@ -162,9 +172,9 @@ class _Compiler:
         ends: tuple[str, str] | None = None,
     ) -> Target:
         ids = declared.id or root.key
-        self._columns((*path, "id"), root.table, ids)
+        self._compared((*path, "id"), root.table, ids)
         if declared.tenant is not None:
-            self._columns((*path, "tenant"), root.table, [declared.tenant])
+            self._compared((*path, "tenant"), root.table, [declared.tenant])
         target = Target(name, kind, root, tuple(ids), declared.tenant, {})
         root.columns = _ordered(root.columns, target.id_columns, *self._routing(declared))
         root.tracked = not target.named_by_key and self.relations[root.table].identity != "f"
@@ -262,8 +272,8 @@ class _Compiler:
             raise MappingError(
                 path, "no columns are named", hint='name them: { their_column = "our_column" }'
             )
-        self._columns(path, node.table, list(on))
-        self._columns(path, parent.table, list(on.values()))
+        self._compared(path, node.table, list(on))
+        self._compared(path, parent.table, list(on.values()))
         node.link = tuple((theirs, ours) for ours, theirs in on.items())
         node.parent = parent
         parent.children.append(node)
@@ -323,6 +333,19 @@ class _Compiler:
         for name in names:
             if name not in known:
                 raise MappingError(path, f"{table} has no column {name!r}", hint=near_name(name, known))
+
+    def _compared(self, path: Path, table: TableId, names: Iterable[str]) -> None:
+        """Columns whose values are looked up."""
+        names = tuple(names)
+        self._columns(path, table, names)
+        for column in self.relations[table].columns:
+            base = column.type.base
+            if column.name in names and base.schema in ("pg_catalog", "") and base.name in _INCOMPARABLE:
+                raise MappingError(
+                    path,
+                    f"{table}.{column.name} is {base.name}, whose values cannot be compared",
+                    hint="name another column, such as one that is generated from it",
+                )
 
 
 def _shown(value: Any) -> str:
