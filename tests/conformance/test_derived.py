@@ -88,6 +88,7 @@ class TestDocumentsStore(DerivedConformance):
 
 
 class TestGraphStore(DerivedConformance):
+    in_place = True
     seeds = 3
     too_long = (1 << 20) + 1
 
@@ -124,6 +125,7 @@ class TestGraphStore(DerivedConformance):
 
 @pytest.mark.xdist_group("neo4j")
 class TestNeo4jStore(DerivedConformance):
+    in_place = True
     seeds = 2
     too_long = 8100
 
@@ -161,6 +163,7 @@ class TestNeo4jStore(DerivedConformance):
 class TestArangoDBStore(DerivedConformance):
     """On a double of the server, or on the real one of WALCAST_TEST_ARANGODB_URL (http://user:password@host:port/database)."""
 
+    in_place = True
     seeds = 3
     too_long = 300
 

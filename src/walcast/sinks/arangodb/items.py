@@ -41,6 +41,9 @@ class Items:
     def make(self, before: Collection | None) -> None:
         """The collection was made before the transaction."""
 
+    def settle(self) -> None:
+        """Each has been replaced as a whole."""
+
     def drop(self) -> None:
         """It stays, empty: whoever else looks at it finds it."""
 

@@ -40,15 +40,20 @@ class Label:
             ["n._version = r._version", "n._member = r._member", "n._gen = r._gen", *columns]
         )
 
-    def _follow(self, table: str, wanted: dict[str, str]) -> None:
-        """Adds and drops columns. One of another type is made anew: it is filled again."""
-        there = self._db.columns(table)
-        for name, kind in there.items():
-            if (name not in wanted and name != "_key") or wanted.get(name, kind) != kind:
-                self._db.run(f"alter table {quoted(table)} drop {quoted(name)}")
+    def _follow(self, wanted: dict[str, str]) -> None:
+        """Adds columns. One of another type is made anew: it is filled again. Others stay for those who read until `settle`."""
+        there = self._db.columns(self.made.name)
         for name, kind in wanted.items():
+            if there.get(name, kind) != kind:
+                self._db.run(f"alter table {self.name} drop {quoted(name)}")
             if there.get(name) != kind:
-                self._db.run(f"alter table {quoted(table)} add {quoted(name)} {kind}")
+                self._db.run(f"alter table {self.name} add {quoted(name)} {kind}")
+
+    def settle(self) -> None:
+        """Drops columns that are nobody's any more."""
+        own = {"_key", "_ghost", *_OWN, *self._kinds}
+        for name in self._db.columns(self.made.name).keys() - own:
+            self._db.run(f"alter table {self.name} drop {quoted(name)}")
 
     def _record(self, put: Put, version: int, generation: int) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -78,7 +83,7 @@ class Vertices(Label):
         """Makes the table, or brings its columns to the mapping's."""
         wanted = {**_OWN, "_ghost": "BOOL", **self._fields}
         if self._db.columns(self.made.name):
-            self._follow(self.made.name, wanted)
+            self._follow(wanted)
         else:
             columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in wanted.items())
             self._db.run(f"create node table {self.name} (_key string primary key, {columns})")
@@ -157,7 +162,7 @@ class Edges(Label):
         if before is not None and before.ends != self._labels:
             self.drop()
         if self._db.columns(self.made.name):
-            self._follow(self.made.name, {"_version": "INT64", **self._fields})
+            self._follow({"_version": "INT64", **self._fields})
             return
         columns = "".join(f", {quoted(name)} {kind}" for name, kind in self._fields.items())
         self._db.run(

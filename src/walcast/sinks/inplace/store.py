@@ -76,6 +76,10 @@ class Label(Protocol):
         """Makes the graph able to hold it. `before`: as it was made the last time."""
         ...
 
+    def settle(self) -> None:
+        """All of it is of the new generation: what only the one before needed goes."""
+        ...
+
     def drop(self) -> None:
         """After everything was deleted."""
         ...
@@ -263,6 +267,7 @@ class InPlaceStore(Generic[D]):
         self._db.begin()
         label, generation = self._labels[name], self._generations[name]
         label.delete(label.others(generation))
+        label.settle()
         value = {
             "fingerprint": collection.fingerprint,
             "kind": collection.kind,

@@ -31,6 +31,9 @@ class Vertices:
         if self.made.tracked:
             self._db.index("NODE", self.made.name, "_member")
 
+    def settle(self) -> None:
+        """Each has been replaced as a whole."""
+
     def drop(self) -> None:
         """Constraints stay: edges may need them."""
 
@@ -92,6 +95,9 @@ class Edges:
             self._db.index("RELATIONSHIP", self.made.name, "_member")
         if before is not None and before.ends is not None and before.ends != self._labels:
             Edges(self._db, before).delete(Edges(self._db, before).others(-1))
+
+    def settle(self) -> None:
+        """Each has been replaced as a whole."""
 
     def drop(self) -> None:
         """Nothing is left of it but its constraint."""

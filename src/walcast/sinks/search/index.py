@@ -97,6 +97,7 @@ class Writing:
 
     def empty(self) -> None:
         with translated(self.folder):
+            self._writer.rollback()  # what was added and not committed would outlive the next line
             self._writer.delete_all_documents()
         self._pending.clear()
         self._emptied = self.dirty = True

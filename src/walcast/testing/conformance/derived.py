@@ -3,7 +3,9 @@ rebuild from scratch would."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 
 import pytest
@@ -16,7 +18,8 @@ from walcast.engine.deadfile import FileDeadLetters
 from walcast.engine.mapped import MappedSink, mapped_sink
 from walcast.engine.metrics import Metrics
 from walcast.mapping import DataMapping, Document, Vertex
-from walcast.model.derived import DerivedStore, Key, Put, version_of
+from walcast.model import TableId
+from walcast.model.derived import DerivedStore, Key, Put, Row, version_of
 from walcast.testing.conformance.driver import STEPS, Crash, Driver
 from walcast.testing.conformance.histories import MAPPING, Content, History, HistoryReader, Identity
 
@@ -28,6 +31,8 @@ class DerivedConformance:
 
     mapping: ClassVar[DataMapping] = MAPPING
     seeds: ClassVar[int] = 5
+    in_place: ClassVar[bool] = False
+    """A collection that is made anew is filled where the old one is, not beside it."""
     too_long: ClassVar[int] = 0
     """Bytes of an id that the store refuses; 0: it takes any."""
 
@@ -59,6 +64,7 @@ class DerivedConformance:
         for seed in range(self.seeds):
             place, history = make_place(), History(seed, identity=identity)
             driver = self.sinks(place, history)
+            driver.lazy = Random(seed)
             await driver.deliver(history.batches())
             history.go_on(6)
             await driver.deliver(history.batches(part_bytes=500))
@@ -68,6 +74,7 @@ class DerivedConformance:
         for seed in range(100, 100 + self.seeds):
             place, history = make_place(), History(seed, identity="d" if seed % 2 else "f")
             driver, frames = self.sinks(place, history), history.world.recorded()
+            driver.lazy = Random(seed) if seed % 3 else None
             history.told = len(history.states) - 1
             for _ in range(4):
                 size = history.random.choice((1, 2000, 1 << 20))
@@ -192,16 +199,36 @@ class DerivedConformance:
             assert aside.letters == {}
         await self.expect(place, history, mapping)
 
-    async def test_another_mapping_is_filled_while_the_old_one_serves(self, make_place: Any) -> None:
+    async def test_another_mapping_is_filled_while_the_old_one_serves(
+        self, make_place: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed while it is filled, too, after one page, after two, and so on, with what was written so far durable."""
         place, history = make_place(), History(7)
         history.plenty()
         driver = self.sinks(place, history)
         await driver.deliver(history.batches())
         before = await self.content(place)
         changed = self.changed_mapping()
+        after = await history.expected(changed, type(self.make_store(place)).kinds)
+        monkeypatch.setattr("walcast.engine.derive.SLICE", 1)
+        crashes, killed = 0, True
+        while killed:
+            async with self.make_sink(place, BreakingReader(history, crashes + 1), changed) as sink:
+                try:
+                    await sink.filled()
+                    killed = False
+                except Crash:
+                    crashes += 1
+                await sink.store.flush()
+            during = await self.content(place)
+            kept = before.keys() & sink.plan.collections.keys()
+            assert {name: before[name].keys() - during[name].keys() for name in kept} == {
+                name: set() for name in kept
+            }, "what is there before and after is there meanwhile"
+            if not self.in_place:
+                assert all(during[name] in (before[name], after[name]) for name in kept)
+        assert crashes >= 2
         reader = HistoryReader(history)
-        async with self.make_sink(place, reader, changed) as sink:
-            await sink.filled()
         assert await self.content(place) != before
         await self.expect(place, history, changed)
         history.go_on(5)
@@ -237,6 +264,22 @@ class DerivedConformance:
             return made[-1]
 
         return make
+
+
+class BreakingReader(HistoryReader):
+    """Ends with a crash when so many pages were read."""
+
+    def __init__(self, history: History, pages: int) -> None:
+        super().__init__(history)
+        self._left = pages
+
+    async def page(
+        self, table: TableId, columns: Sequence[str], key: Sequence[str], after: Key | None, limit: int
+    ) -> Sequence[Row]:
+        if not self._left:
+            raise Crash
+        self._left -= 1
+        return await super().page(table, columns, key, after, limit)
 
 
 async def _differing(sink: MappedSink, compared: Compared) -> set[tuple[str, str]]:

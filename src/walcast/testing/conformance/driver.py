@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from random import Random
 from typing import Literal
 
 from walcast.model import Batch, Checkpoint, Durability, Lsn, Relation, Sink, TableId
@@ -24,9 +25,11 @@ class Driver:
     make: Callable[[], AbstractAsyncContextManager[Sink]]
     saved: Checkpoint | None = None
     starts: dict[TableId, Lsn] = field(default_factory=dict)
+    lazy: Random | None = None
+    """Flushes now and then only, as a pipeline does; None: after every batch."""
 
     async def deliver(self, batches: Sequence[Batch], crash: tuple[int, Step] | None = None) -> None:
-        """One session: opens the sink, gives it what it does not have yet, flushes after every batch.
+        """One session: opens the sink, gives it what it does not have yet, flushes.
 
         `crash`: in which batch, after which step. Raises Crash there, also when the sink had the batch already.
         """
@@ -36,7 +39,9 @@ class Driver:
             for number, batch in enumerate(batches):
                 rest = batch.after(held, self.starts)
                 if rest is not None:
-                    await self._one(sink, rest, prepared, _breaks(crash, number))
+                    last = number == len(batches) - 1
+                    flush = last or self.lazy is None or self.lazy.random() < 0.3
+                    await self._one(sink, rest, prepared, _breaks(crash, number), flush)
                 if crash is not None and crash[0] == number:
                     raise Crash
 
@@ -58,7 +63,12 @@ class Driver:
         return await sink.checkpoint() if sink.keeps_checkpoint else self.saved
 
     async def _one(
-        self, sink: Sink, batch: Batch, prepared: dict[int, Relation], passed: Callable[[Step], None]
+        self,
+        sink: Sink,
+        batch: Batch,
+        prepared: dict[int, Relation],
+        passed: Callable[[Step], None],
+        flush: bool,
     ) -> None:
         await self._prepare(sink, batch, prepared)
         passed("prepare")
@@ -68,6 +78,8 @@ class Driver:
             assert durability is Durability.ACCEPTED, "a part of a transaction cannot be durable"
             return
         if durability is Durability.ACCEPTED:
+            if not flush:
+                return
             await sink.flush()
         passed("flush")
         self.saved = batch.checkpoint or self.saved
