@@ -8,11 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from flask import Flask
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from werkzeug.serving import make_server
 
 from social import create_app
 from social.drawing import draw
@@ -155,6 +159,47 @@ def test_a_store_is_stopped_says_so_and_catches_up(page: Page) -> None:
     page.goto("/nothing")
     expect(page.get_by_role("heading", name="Not Found")).to_be_visible()
     shot(page, "not-found")
+
+
+def test_what_needs_a_copy_that_is_away_or_a_database_says_so(page: Page, browser: Browser) -> None:
+    log_in(page, "bob")
+    page.goto("/replication")
+    graph = page.locator('[data-store="graph"]')
+    graph.get_by_role("button", name="Stop").click()
+    expect(graph.locator("[data-state]")).to_have_text("paused")
+    page.goto("/user/bob/friends-of-friends")
+    expect(page.get_by_role("heading", name="does not answer")).to_be_visible()
+    expect(page.get_by_text("Graph (LadybugDB) is paused")).to_be_visible()
+    expect(page.locator(".lag").filter(has_text="Graph")).to_contain_text("paused")
+    shot(page, "copy-away")
+    page.goto("/")
+    expect(page.get_by_text("The graph cannot be asked now.")).to_be_visible()
+    shot(page, "home-without-graph")
+    page.get_by_role("link", name="Replication").click()
+    graph.get_by_role("button", name="Start").click()
+    expect(graph.locator("[data-state]")).to_have_text("streaming")
+    for name, uri in (("postgresql-away", "postgresql://social@127.0.0.1:1/social"), ("no-uri", "")):
+        app = create_app(SQLALCHEMY_DATABASE_URI=uri)
+        with serving(app) as url:
+            alone = browser.new_page(viewport={"width": 1200, "height": 900})
+            alone.goto(url, timeout=PATIENCE)
+            expect(alone.locator(".huge")).to_have_text("503")
+            shot(alone, name)
+            alone.close()
+        for extension in ("social.router", "social.stores"):
+            if extension in app.extensions:
+                app.extensions[extension].close()
+
+
+@contextmanager
+def serving(app: Flask) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def test_every_page_fits_a_desk_and_a_telephone(browser: Browser, running: Stage) -> None:

@@ -219,10 +219,10 @@ def test_a_store_that_does_not_answer_says_where_it_was_asked() -> None:
 
 
 def test_every_page_over_neo4j_and_opensearch_which_are_killed() -> None:
-    """`make social STORES=servers CHECK=1`."""
+    """`make social STORES=servers CHECK=1`, without the killed pipeline, which is the same with any store."""
     said: list[str] = []
     with servers_or_skip(), stage(0, with_servers=True, say=said.append) as running:
-        summary = tour(running, said.append)
+        summary = tour(running, said.append, without=["a_killed_pipeline_loses_nothing"])
     assert summary["ok"], json.dumps(summary)
     assert [store["equal"] for store in summary["stores"]] == [True, True]
     assert "killed servers come back" in said

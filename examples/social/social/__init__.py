@@ -139,6 +139,6 @@ def _unavailable(why: str) -> tuple[str, int, dict[str, str]]:
     g.me = None
     info = conninfo_to_dict(database.plain_uri(current_app.config["SQLALCHEMY_DATABASE_URI"]))
     place = f"{info.get('host') or 'localhost'}:{info.get('port') or 5432}"
-    again = request.method == "GET"
+    again = request.method == "GET" and why != "unset"
     page = render_template("unavailable.html", why=why, place=place, again=again)
     return page, 503, {"Retry-After": "5", **({"Refresh": "5"} if again else {})}

@@ -15,7 +15,7 @@ function drawLags(place, copies) {
   place.replaceChildren(...copies.map((copy) => {
     const lag = element("span", "lag");
     lag.append(element("i", `dot ${copy.state}`), element("b", "", copy.name));
-    const behind = copy.state === "streaming" && copy.bytes === 0 ? "in step" : copy.state === "streaming" ? `${bytes(copy.bytes)} behind` : `${copy.state}, ${bytes(copy.bytes)} behind`;
+    const behind = copy.state === "streaming" && copy.bytes === 0 ? "in step" : copy.state === "streaming" ? `${bytes(copy.bytes)} behind` : copy.bytes ? `${copy.state}, ${bytes(copy.bytes)} behind` : copy.state;
     lag.append(` ${behind}`);
     if (copy.latency) lag.append(element("small", "", ` p50 ${millis(copy.latency)}`));
     return lag;
@@ -77,6 +77,7 @@ async function live() {
     try {
       if (!document.hidden) {
         const answer = await fetch(way ? way.dataset.way : place.dataset.lags, { headers: { Accept: "application/json" } });
+        if (!answer.ok) throw new Error(answer.statusText);
         const found = await answer.json();
         drawLags(place, found.copies);
         if (way) {
@@ -85,7 +86,7 @@ async function live() {
         }
       }
     } catch {
-      place.textContent = "the application does not answer";
+      place.textContent = "nobody knows how far the copies are";
     }
     await new Promise((done) => setTimeout(done, 1000));
   }
