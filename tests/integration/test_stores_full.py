@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,54 @@ async def test_full_stores_are_told_and_catch_up_when_there_is_room(
     found = SearchIndex(disk.folder / "find", "post").documents()
     assert {id_: body["body"] for id_, body in found} == expected
     assert dict(vertices(disk.folder / "net.lbug")) == expected
+
+
+async def test_what_somebody_deleted_is_made_anew(
+    database: Database, make_database: Callable[[PostgresServer], Database], tmp_path: Path
+) -> None:
+    copy = make_database(database.server)
+    database.execute("create table post (id int primary key, body text); create publication p for table post")
+    fill(database, 1, 20)
+    search = SearchConfig(tmp_path / "find", memory=16 << 20)
+    sinks = {"docs": DocumentsConfig(Secret(copy.dsn())), "find": search}
+    source = SourceConfig(Secret(database.dsn()), slot=database.name, publication="p")
+
+    @asynccontextmanager
+    async def run() -> AsyncIterator[walcast.Pipeline]:
+        flow = walcast.Pipeline(source, sinks, tmp_path / "state", SETTINGS, mapping=MAPPING)
+        running = asyncio.create_task(flow.run())
+        try:
+            await ready(flow, running)
+            yield flow
+        finally:
+            flow.stop()
+            await running
+
+    def held() -> list[dict[str, str]]:
+        index = SearchIndex(search.path, "post")
+        there = copy.execute("select to_regclass('derived.post') is not null") == [(True,)]
+        documents = dict(copy.execute("select id, body ->> 'body' from derived.post")) if there else {}
+        return [documents, {id_: body["body"] for id_, body in index.documents()}]
+
+    async def equal() -> None:
+        expected = dict(database.execute("select id::text, body from post"))
+        async with asyncio.timeout(30):
+            while held() != [expected] * 2:  # noqa: ASYNC110  # no event
+                await asyncio.sleep(0.05)
+
+    async with run() as flow:
+        await flow.wait_for(await flow.source.position(), timeout=20)
+        await equal()
+        copy.execute("drop table derived.post")
+        fill(database, 21, 30)
+        await equal()
+    copy.execute("drop table derived.post")
+    for folder in search.path.iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    async with run():
+        fill(database, 31, 40)
+        await equal()
 
 
 async def test_a_log_that_was_cut_off_costs_only_what_was_not_committed(tmp_path: Path) -> None:

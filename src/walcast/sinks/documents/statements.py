@@ -38,6 +38,11 @@ select c.id, c.body ->> {field}, pg_catalog.encode(pg_catalog.sha256(pg_catalog.
 on conflict (id) do update set content = excluded.content, content_hash = excluded.content_hash
  where t.content_hash <> excluded.content_hash
 """
+BUILT: Final = """
+select c.name, case when t.tablename is null then '' else c.fingerprint end
+  from {schema}._walcast_collection c left join pg_catalog.pg_tables t on t.schemaname = %s and t.tablename = c.name
+ where c.pipeline = %s and c.sink = %s
+"""
 THERE: Final = "select from pg_catalog.pg_tables where schemaname = %s and tablename = %s"
 DELETE_TEXT: Final = """
 delete from {text} t where (%(ids)s::text[] is null or t.id = any (%(ids)s))

@@ -71,8 +71,9 @@ class DocumentsStore:
                     " where pipeline = %s and sink = %s",
                     self._owner,
                 )
-            for name in await self.built():
-                await self._begin_texts(name)
+            for name, fingerprint in (await self.built()).items():
+                if fingerprint:
+                    await self._begin_texts(name)
         except BaseException:
             await self.__aexit__()
             raise
@@ -89,11 +90,8 @@ class DocumentsStore:
         return self._checkpoint
 
     async def built(self) -> Mapping[str, str]:
-        rows = await self._query(
-            "select name, fingerprint from {schema}._walcast_collection where pipeline = %s and sink = %s",
-            self._owner,
-        )
-        return dict(rows)
+        """One whose table somebody dropped has to be made anew: it has no fingerprint."""
+        return dict(await self._query(statements.BUILT, [self._config.schema, *self._owner]))
 
     async def begin(self, collection: Collection) -> None:
         name = collection.name
@@ -361,5 +359,10 @@ def _values(checkpoint: Checkpoint) -> list[Any]:
 def _translated(doing: str) -> Iterator[None]:
     try:
         yield
+    except psycopg.errors.UndefinedTable as error:
+        raise SinkUnavailable(
+            f"{doing}: a table of the sink's own is gone",
+            hint="who dropped it? It is made anew from the source",
+        ) from error
     except psycopg.Error as error:
         raise explain(error, doing, SinkUnavailable) from None

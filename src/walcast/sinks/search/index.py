@@ -186,10 +186,15 @@ def _in_range(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not -_INT < value < _INT else value
 
 
+def there(folder: Path) -> bool:
+    """Whether it is an index at all."""
+    return folder.is_dir() and bool(tantivy.Index.exists(str(folder)))
+
+
 def readable(folder: Path, fields: Sequence[tuple[str, str]], tokenizer: str) -> None:
     """Raises OperatorError when it is no index of these fields."""
     with translated(folder):
-        if not tantivy.Index.exists(str(folder)):
+        if not there(folder):
             raise OperatorError(
                 f"{folder} is gone, or is no index", hint="move the folder above it away and run again"
             )

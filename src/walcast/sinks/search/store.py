@@ -7,6 +7,7 @@ that harmless. A collection is made anew in a folder of its own, and `finish` le
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +27,10 @@ from walcast.model.token import token_at
 from walcast.sinks.closing import closed
 from walcast.sinks.search import state as kept
 from walcast.sinks.search.config import SearchConfig
-from walcast.sinks.search.index import LONGEST, Writing, readable
+from walcast.sinks.search.index import LONGEST, Writing, readable, there
 from walcast.sinks.search.state import Serving, State
 
+log = logging.getLogger("walcast.sinks")
 T = TypeVar("T")
 
 
@@ -133,6 +135,9 @@ class SearchStore:
             if folder.is_dir() and folder.name not in wanted:
                 shutil.rmtree(folder)
         for name, item in self._state.collections.items():
+            if not there(root / item.folder):
+                log.warning("index_gone", extra={"collection": name, "folder": item.folder})
+                item.fingerprint = ""  # it has to be made anew
             self._serving[name] = self._writing(item.folder, item.fields)
 
     def _close(self) -> None:
