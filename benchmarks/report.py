@@ -72,6 +72,8 @@ _SECTIONS = {
     "to DuckDB": ("To DuckDB", "our null sink"),
     "to JSON Lines": ("To JSON Lines", "our null sink"),
     "to OpenSearch": ("To OpenSearch", "`_bulk` of encoded documents; a put with `refresh=true`"),
+    "to tantivy": ("To tantivy", "added, committed and looked up by the process itself"),
+    "nested documents": ("Nested documents in OpenSearch", "PGSync 7.3.0"),
     "to LadybugDB": ("To LadybugDB", "`unwind`, `match`, `create` by 10,000"),
     "to Neo4j 5.26": ("To Neo4j", "`unwind`, `match`, `create` by 10,000"),
     "latency": ("From commit to handler", "a bare blocking reader"),

@@ -1,4 +1,4 @@
-"""Documents to OpenSearch: the first copy of a table against its documents, pre-encoded, by `_bulk` with as many requests beside
+"""Documents to OpenSearch and tantivy: the first copy of a table against its documents, pre-encoded, by `_bulk` with as many requests beside
 each other; and from a commit to the hit, against a document that is put with `refresh=true`.
 
 Both clients run in a process of their own, on the server's machine; the index is made the same way for both.
@@ -10,12 +10,15 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, Final, cast
 
 import psycopg
+import tantivy
 
 from benchmarks import workloads
 from benchmarks.harness import Contest, Plan, Run, child, percentile
@@ -32,6 +35,8 @@ from walcast.postgres.source import PostgresSource, SourceConfig
 from walcast.sinks.opensearch import OpenSearchStore, SearchServerConfig
 from walcast.sinks.opensearch.client import Client, Rejected, dumps, pause
 from walcast.sinks.opensearch.indexes import body_of
+from walcast.sinks.search import SearchConfig, SearchIndex, SearchStore
+from walcast.sinks.search.index import schema_of
 from walcast.testing.search import SearchServer
 
 _ROWS: Final = 500_000
@@ -51,6 +56,11 @@ def contests(plan: Plan) -> Iterator[Contest]:
     rows = plan.rows(_ROWS)
     copy = Contest(f"to OpenSearch: the first copy of {rows:,} rows", "_bulk, pre-encoded", "0.9x", "0.7x")
     probe = Contest("to OpenSearch: from commit to hit", "put with refresh=true", "p99 +50 ms", "-")
+    here = Contest("to tantivy: from commit to hit", "add, commit, reload", "p99 +50 ms", "-")
+    probes = max(20, round(_PROBES * plan.scale))
+    if plan.wants(here.name):
+        with server() as source:
+            yield _probes(here, source, probes, plan.runs)
     wanted = [line for line in (copy, probe) if plan.wants(line.name)]
     if not wanted:
         return
@@ -61,7 +71,7 @@ def contests(plan: Plan) -> Iterator[Contest]:
             if copy in wanted:
                 yield _copies(copy, source, cluster, rows, plan.runs)
             if probe in wanted:
-                yield _probes(probe, source, cluster, max(20, round(_PROBES * plan.scale)), plan.runs)
+                yield _probes(probe, source, probes, plan.runs, cluster)
     finally:
         cluster.close()
 
@@ -89,24 +99,29 @@ def _copies(line: Contest, source: Any, cluster: SearchServer, rows: int, runs: 
     return line.alternate(runs, ours, theirs)
 
 
-def _probes(line: Contest, source: Any, cluster: SearchServer, probes: int, runs: int) -> Contest:
+def _probes(
+    line: Contest, source: Any, probes: int, runs: int, cluster: SearchServer | None = None
+) -> Contest:
+    """In the cluster, or without one in tantivy."""
     source.execute("drop publication if exists docs; drop table if exists docs")
     source.execute(workloads.create("docs"))
     source.execute("create publication docs for table docs")
+    url = "" if cluster is None else cluster.url
 
     def ours() -> Run:
-        cluster.wipe()
+        if cluster is not None:
+            cluster.wipe()
         source.execute("truncate docs")
         try:
-            return child(
-                "benchmarks.search:probed", url=cluster.url, dsn=source.dsn(via="tcp"), probes=probes
-            )
+            return child("benchmarks.search:probed", url=url, dsn=source.dsn(via="tcp"), probes=probes)
         finally:
             drop_slot(source, "bench_search")
 
     def theirs() -> Run:
+        if cluster is None:
+            return child("benchmarks.search:added", probes=probes)
         cluster.wipe()
-        return child("benchmarks.search:put", url=cluster.url, probes=probes)
+        return child("benchmarks.search:put", url=url, probes=probes)
 
     line.alternate(runs, ours, theirs)
     line.figure, line.baseline_figure = (
@@ -123,10 +138,14 @@ def _pipeline(url: str, dsn: str, state: str) -> Pipeline:
 
 
 def pipeline_to(url: str, dsn: str, state: str, mapping: DataMapping, publication: str) -> Pipeline:
-    """From the source to OpenSearch, slot `bench_search`."""
+    """From the source to OpenSearch, or without a URL to tantivy in the state's folder; slot `bench_search`."""
 
     def sink(context: SinkContext) -> AbstractAsyncContextManager[Sink]:
-        store = OpenSearchStore(SearchServerConfig(hosts=(url,)), context)
+        store: Any
+        if url:
+            store = OpenSearchStore(SearchServerConfig(hosts=(url,)), context)
+        else:
+            store = SearchStore(SearchConfig(Path(state, "found")), context)
         return cast(
             "AbstractAsyncContextManager[Sink]",
             mapped_sink(store, mapping, PostgresReader(Secret(dsn), "walcast bench read")),
@@ -199,15 +218,27 @@ async def probed(url: str, dsn: str, probes: int) -> dict[str, Any]:
     """One row after the other: from its commit to the first search that finds it."""
     with tempfile.TemporaryDirectory() as state:
         pipeline = _pipeline(url, dsn, state)
-        async with running(pipeline) as task, Client(SearchServerConfig(hosts=(url,))) as client:
+        async with AsyncExitStack() as stack:
+            task = await stack.enter_async_context(running(pipeline))
             await reached(pipeline, task, Lsn(1))
-            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            if url:
+                client = await stack.enter_async_context(Client(SearchServerConfig(hosts=(url,))))
+                found = partial(_found, client, "docs")
+            else:
+                index = SearchIndex(Path(state, "found"), "docs")
 
-                async def write(number: int) -> float:
-                    await connection.execute("insert into docs (id, note) values (%s, 'probe')", [number])
-                    return time.perf_counter()
+                async def found(number: int) -> bool:
+                    return await asyncio.to_thread(index.get, str(number)) is not None
 
-                return await _timed(client, "docs", probes, write)
+            connection = await stack.enter_async_context(
+                await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+            )
+
+            async def write(number: int) -> float:
+                await connection.execute("insert into docs (id, note) values (%s, 'probe')", [number])
+                return time.perf_counter()
+
+            return await _timed(found, probes, write)
 
 
 async def put(url: str, probes: int) -> dict[str, Any]:
@@ -221,18 +252,48 @@ async def put(url: str, probes: int) -> dict[str, Any]:
             await client.send("PUT", f"/plain/_doc/{number}?refresh=true", {"id": number, "note": "probe"})
             return begin
 
-        return await _timed(client, "plain", probes, write)
+        return await _timed(partial(_found, client, "plain"), probes, write)
 
 
-async def _timed(client: Client, index: str, probes: int, write: Any) -> dict[str, Any]:
+async def added(probes: int) -> dict[str, Any]:
+    """The same in tantivy: added, committed and looked up by the process itself."""
+    schema = schema_of(_FIELDS, "en_stem")
+    with tempfile.TemporaryDirectory() as folder:
+        index = tantivy.Index(schema, path=folder)
+        writer = index.writer(64 << 20)
+
+        async def write(number: int) -> float:
+            begin = time.perf_counter()
+            document = tantivy.Document(_key=str(number), id=number, note="probe")
+            await asyncio.to_thread(writer.add_document, document)
+            await asyncio.to_thread(writer.commit)
+            return begin
+
+        async def found(number: int) -> bool:
+            index.reload()
+            query = tantivy.Query.term_query(schema, "_key", str(number))
+            return bool(index.searcher().search(query, 1).hits)
+
+        try:
+            return await _timed(found, probes, write)
+        finally:
+            writer.wait_merging_threads()
+
+
+async def _found(client: Client, index: str, number: int) -> bool:
+    path = f"/{index}/_search?filter_path=hits.total.value"
+    answer = await client.send("POST", path, {"query": {"term": {"id": number}}})
+    return bool(answer["hits"]["total"]["value"])
+
+
+async def _timed(
+    found: Callable[[int], Awaitable[bool]], probes: int, write: Callable[[int], Awaitable[float]]
+) -> dict[str, Any]:
     taken = []
     begun = time.perf_counter()
     for number in range(probes + 10):
         begin = await write(number)
-        query = {"query": {"term": {"id": number}}}
-        while not (await client.send("POST", f"/{index}/_search?filter_path=hits.total.value", query))[
-            "hits"
-        ]["total"]["value"]:
+        while not await found(number):
             pass
         taken.append(1000 * (time.perf_counter() - begin))
     counted = sorted(taken[10:])
