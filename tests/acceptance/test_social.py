@@ -235,6 +235,34 @@ def test_every_page_fits_a_desk_and_a_telephone(browser: Browser, running: Stage
         context.close()
 
 
+def test_a_terminal_stops_and_starts_a_copy(running: Stage) -> None:
+    """With what the page Replication says: a shell that reads the environment's file."""
+
+    def shell(command: str) -> str:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f". {running.terminal}; {command}"],
+            cwd="/",
+            env={"PATH": os.defpath, "HOME": os.environ.get("HOME", "/")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def state() -> str:
+        status = json.loads(shell("walcast status --json"))
+        return next(str(sink["state"]) for sink in status["sinks"] if sink["name"] == "search")
+
+    assert str(running.terminal) in running.app.test_client().get("/replication").text
+    shell("walcast pause search")
+    assert state() == "paused"
+    shell("walcast resume search")
+    while state() != "streaming":
+        """The test's own time limit bounds it."""
+
+
 def test_every_page_every_form_a_killed_pipeline_and_equal_copies(running: Stage) -> None:
     """After the browser's tests: what they wrote is compared as well."""
     summary = tour(running)

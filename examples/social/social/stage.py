@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -97,6 +98,8 @@ class Stage:
     uri: str
     app: Flask
     pipeline: PipelineProcess
+    terminal: Path
+    """What a shell reads (`. FILE`) so that `walcast status`, `walcast pause graph` ... speak of this pipeline."""
     servers: Servers | None = None
     """None: the stores are embedded."""
 
@@ -110,16 +113,20 @@ def stage(port: int = PORT, *, with_servers: bool = False, say: Say = lambda _: 
         uri = os.environ.get("SQLALCHEMY_DATABASE_URI") or _own_server(stack)
         running = stack.enter_context(_servers(say)) if with_servers else None
         places = running.environment if running else _embedded(folder)
-        environment = os.environ | {
+        config = social.CONFIG.with_name("neo4j-opensearch.toml") if running else social.CONFIG
+        own = {
             "SQLALCHEMY_DATABASE_URI": uri,
+            "WALCAST_CONFIG": str(config),
             "WALCAST_PIPELINE__STATE_DIR": str(folder / "state"),
             **places,
         }
-        config = social.CONFIG.with_name("neo4j-opensearch.toml") if running else social.CONFIG
+        environment = os.environ | own
+        terminal = _for_a_terminal(folder, own)
         app = social.create_app(
             SQLALCHEMY_DATABASE_URI=uri, WALCAST_CONFIG=str(config), WALCAST_ENVIRONMENT=environment
         )
         app.extensions["social.servers"] = running
+        app.config["TERMINAL"] = str(terminal)
         stack.callback(app.extensions["social.router"].close)
         stack.callback(app.extensions["social.stores"].close)
         with app.extensions["social.router"].write() as lease:
@@ -136,7 +143,7 @@ def stage(port: int = PORT, *, with_servers: bool = False, say: Say = lambda _: 
             say(f"port {port} is taken; this is {server.port}")
         say("filling the copies")
         _await_copies(folder)
-        yield Stage(url, folder, uri, app, pipeline, running)
+        yield Stage(url, folder, uri, app, pipeline, terminal, running)
 
 
 def _embedded(folder: Path) -> dict[str, str]:
@@ -144,6 +151,15 @@ def _embedded(folder: Path) -> dict[str, str]:
         "WALCAST_SINKS__GRAPH__PATH": str(folder / "graph.lbug"),
         "WALCAST_SINKS__SEARCH__PATH": str(folder / "search"),
     }
+
+
+def _for_a_terminal(folder: Path, environment: Mapping[str, str]) -> Path:
+    file = folder / "environment"
+    file.touch(mode=0o600)  # there are passwords in it
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    lines.append(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
+    file.write_text("\n".join(lines) + "\n")
+    return file
 
 
 def _servers(say: Say) -> contextlib.AbstractContextManager[Servers]:
@@ -236,7 +252,8 @@ def _run(running: Stage, given: argparse.Namespace, stopping: threading.Event, s
     if given.with_parent:
         print(json.dumps({"url": running.url, "uri": running.uri}), flush=True)
     _tell(f"{running.url} (log in as alice); its PostgreSQL: psql '{running.uri}'")
-    _tell(f"the pipeline's log is in {running.folder}; Ctrl-C ends it")
+    _tell(f"on another terminal: . {running.terminal}; walcast status (or pause graph, resume graph, trail)")
+    _tell(f"the pipeline's log is {running.folder / 'pipeline.log'}; Ctrl-C ends it")
     stopping.wait()
     return 0
 
