@@ -1,57 +1,113 @@
 """Follows (edges between users that are there) to LadybugDB and Neo4j, against the store's own fastest way to take as many at a
-time: rows in parameters, `create`, and none of the sink's bookkeeping."""
+time: `create` from Arrow tables, or from lists in parameters, that are there already, with none of the sink's bookkeeping.
+
+LadybugDB's COPY is no faster within transactions of this size (144,000 edges/s against 218,000): each ends with a
+checkpoint.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.harness import Contest, Plan, Run, child
+import psycopg
+
+from benchmarks.harness import Contest, Plan, Run, child, percentile
 from benchmarks.pipelines import reached, running
-from benchmarks.servers import Backlog, server
+from benchmarks.servers import Backlog, drop_slot, server
 from walcast.app import registry
 from walcast.app.compose import sink_factory
 from walcast.engine import Pipeline, PipelineSettings
 from walcast.mapping import DataMapping, Edge, End, Vertex
-from walcast.model import Lsn
+from walcast.model import Lsn, Sink, SinkContext, SinkFactory
 from walcast.model.secret import Secret
 from walcast.postgres.source import PostgresSource, SourceConfig
 
 _ROWS: Final = 200_000
 _USERS: Final = 5_000
-_TRANSACTION: Final = 10_000
+_TRANSACTION: Final = {"graph": 50_000, "neo4j": 20_000}
+"""Rows; what the pipeline makes of this backlog."""
+_CHECKPOINT: Final = 64 << 20
+"""As the sink has it."""
+_PROBES: Final = 200
+_MADE: Final = "match (a:User {_key: $to}) create (a)-[e:FOLLOWS {since: 2026}]->(a) return count(e)"
+_ALONG: Final = "match (a:User {_key: $to})-[e:FOLLOWS]->(:User {_key: $to}) return count(e)"
+_KEYS: Final = {
+    "follows": "create table follows (id bigint, a int, b int, since int, primary key (a, b))",
+    "edges with a key of their own": "create table follows (id bigint primary key, a int, b int, since int)",
+}
 _MAPPING: Final = DataMapping(
     vertices={"User": Vertex("person")},
     edges={"FOLLOWS": Edge("follows", End("User", ("a",)), End("User", ("b",)), fields={"since": "since"})},
 )
-_CREATE: Final = "unwind $rows as r match (a:User {_key: r.a}) match (b:User {_key: r.b}) create (a)-[:FOLLOWS {since: r.since}]->(b)"
+_MATCH: Final = "match (x:User {_key: %s}) match (y:User {_key: %s}) create (x)-[:FOLLOWS {since: %s}]->(y)"
+_LADYBUG: Final = "load from $rows " + _MATCH % ("a", "b", "since")
+_NEO4J: Final = "unwind range(0, size($a) - 1) as i " + _MATCH % ("$a[i]", "$b[i]", "$since[i]")
 
 
 def contests(plan: Plan) -> Iterator[Contest]:
     rows = plan.rows(_ROWS)
-    lines = [
-        (kind, Contest(f"to {name}: {rows:,} edges", "unwind, match, create by 10,000", "0.8x", "0.5x"))
-        for kind, name in (("graph", "LadybugDB"), ("neo4j", "Neo4j 5.26"))
-    ]
-    if not any(plan.wants(line.name) for _, line in lines):
-        return
-    with server() as source, tempfile.TemporaryDirectory() as folder:
-        setup = ["create table person (id int primary key)"]
-        setup.append("create table follows (id bigint primary key, a int, b int, since int)")
-        backlog = Backlog(source, "follows", setup, partial(_work, rows=rows))
-        for kind, line in lines:
+    for kind, name, baseline in (
+        ("graph", "LadybugDB", "load from Arrow, match, create by 50,000"),
+        ("neo4j", "Neo4j 5.26", "unwind, match, create by 20,000"),
+    ):
+        for what, table in _KEYS.items():
+            line = Contest(
+                f"to {name}: {rows:,} {what}", baseline, "0.8x", "0.5x" if what == "follows" else "-"
+            )
             if plan.wants(line.name):
-                with _place(kind, Path(folder)) as place:
-                    yield line.alternate(
-                        plan.runs,
-                        partial(_ours, place, backlog, source.dsn(via="socket")),
-                        partial(_theirs, place, rows),
-                    )
+                yield _contest(line, kind, table, rows, plan.runs)
+        line = Contest(f"to {name}: from commit to traversable", "its own commit", "p99 +50 ms", "-")
+        if plan.wants(line.name):
+            yield _probes(line, kind, max(20, round(_PROBES * plan.scale)), plan.runs)
+
+
+def _contest(line: Contest, kind: str, table: str, rows: int, runs: int) -> Contest:
+    with server() as source, tempfile.TemporaryDirectory() as folder, _place(kind, Path(folder)) as place:
+        setup = ["create table person (id int primary key)", table]
+        backlog = Backlog(source, "follows", setup, partial(_work, rows=rows))
+        ours = partial(_ours, place, backlog, source.dsn(via="socket"))
+        return line.alternate(runs, ours, partial(_theirs, place, rows))
+
+
+def _probes(line: Contest, kind: str, probes: int, runs: int) -> Contest:
+    """One follow after the other: ours from its commit at the source, theirs from the request, to the first query that
+    goes along it."""
+    with server() as source, tempfile.TemporaryDirectory() as folder, _place(kind, Path(folder)) as place:
+        source.execute("create table person (id int primary key)")
+        source.execute(_KEYS["follows"])
+        source.execute("create publication follows for table follows")
+
+        def ours() -> Run:
+            place.fresh()
+            source.execute("truncate follows")
+            try:
+                return child(
+                    "benchmarks.graphs:probed", dsn=source.dsn(via="tcp"), probes=probes, **place.told
+                )
+            finally:
+                drop_slot(source, "bench_graph")
+
+        def theirs() -> Run:
+            place.fresh()
+            return child("benchmarks.graphs:written", probes=probes, **place.told)
+
+        line.alternate(runs, ours, theirs)
+    line.figure, line.baseline_figure = (
+        "p50 {:.1f} ms, p99 {:.1f} ms".format(
+            *(statistics.median(run.extra[name] for run in side) for name in ("p50", "p99"))
+        )
+        for side in (line.ours, line.theirs)
+    )
+    return line
 
 
 def _work(connection: Any, rows: int) -> int:
@@ -63,11 +119,13 @@ def _work(connection: Any, rows: int) -> int:
     return rows
 
 
-def _edges(first: int, last: int) -> list[dict[str, Any]]:
-    return [
-        {"a": str(n % _USERS), "b": str((n * 7919 + n // _USERS) % _USERS), "since": 2026}
-        for n in range(first, last)
-    ]
+def _edges(first: int, last: int) -> dict[str, list[Any]]:
+    numbers = range(first, last)
+    return {
+        "a": [str(n % _USERS) for n in numbers],
+        "b": [str((n * 7919 + n // _USERS) % _USERS) for n in numbers],
+        "since": [2026] * len(numbers),
+    }
 
 
 def _ours(place: _Ladybug | _Neo4j, backlog: Backlog, dsn: str) -> Run:
@@ -94,13 +152,7 @@ async def replicate(
 ) -> dict[str, Any]:
     """A backlog to its end: from the start of the pipeline until the store is durable there."""
     config = SourceConfig(Secret(dsn), name="bench", slot=slot, publication="follows")
-    settings: dict[str, Any] = {"targets": ("FOLLOWS",)}
-    if kind == "neo4j":
-        settings |= {"uri": target, "password": Secret(password)}
-    else:
-        settings["path"] = Path(target)
-    entry = registry.sink(kind)
-    factory = sink_factory(entry, entry.config_type()(**settings), _MAPPING, config)
+    factory = _sink(kind, target, password, config)
     with tempfile.TemporaryDirectory() as state:
         engine = PipelineSettings(snapshot="never", adopt_slot=True, serve=False)
         pipeline = Pipeline(PostgresSource(config), {"copy": factory}, state, engine, name="bench")
@@ -113,7 +165,8 @@ async def replicate(
 
 async def load(kind: str, target: str, password: str, rows: int) -> dict[str, Any]:
     """The store's own way, with rows that are there already."""
-    pieces = [_edges(first, min(first + _TRANSACTION, rows)) for first in range(0, rows, _TRANSACTION)]
+    size = _TRANSACTION[kind]
+    pieces = [_edges(first, min(first + size, rows)) for first in range(0, rows, size)]
     if kind == "neo4j":
         import neo4j
 
@@ -121,16 +174,118 @@ async def load(kind: str, target: str, password: str, rows: int) -> dict[str, An
         with driver, driver.session() as session:
             begin = time.perf_counter()
             for piece in pieces:
-                session.run(_CREATE, rows=piece).consume()
+                session.run(_NEO4J, piece).consume()
             return {"seconds": time.perf_counter() - begin, "rows": rows}
     import ladybug
+    import pyarrow
 
     connection = ladybug.Connection(ladybug.Database(target))
+    connection.execute(f"call checkpoint_threshold={_CHECKPOINT}")
     connection.execute("create rel table FOLLOWS (from User to User, since int64)")
+    tables = [pyarrow.table(piece) for piece in pieces]
     begin = time.perf_counter()
-    for piece in pieces:
-        connection.execute(_CREATE, parameters={"rows": piece})
+    for made in tables:
+        connection.execute(_LADYBUG, parameters={"rows": made})
     return {"seconds": time.perf_counter() - begin, "rows": rows}
+
+
+async def probed(kind: str, target: str, password: str, dsn: str, probes: int) -> dict[str, Any]:
+    """From a follow's commit to the query that goes along it. A file is asked through the pipeline that has it open."""
+    config = SourceConfig(Secret(dsn), name="bench", slot="bench_graph", publication="follows")
+    opened: list[Any] = []
+
+    @asynccontextmanager
+    async def made(context: SinkContext) -> AsyncIterator[Sink]:
+        async with _sink(kind, target, password, config)(context) as sink:
+            opened[:] = [sink]
+            yield sink
+
+    with ExitStack() as stack:
+        state = stack.enter_context(tempfile.TemporaryDirectory())
+        run = stack.enter_context(_client(kind, target, password)) if kind == "neo4j" else None
+        pipeline = Pipeline(
+            PostgresSource(config), {"copy": made}, state, PipelineSettings(serve=False), name="bench"
+        )
+        async with running(pipeline) as task:
+            await reached(pipeline, task, Lsn(1))
+            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+
+                async def write(number: int) -> float:
+                    values = [number, number, number]
+                    await connection.execute("insert into follows values (%s, %s, %s, 2026)", values)
+                    return time.perf_counter()
+
+                async def seen(number: int) -> bool:
+                    if run is not None:
+                        return await asyncio.to_thread(run, _ALONG, str(number))
+                    _, rows = await opened[0].query(_ALONG, {"to": str(number)})
+                    return bool(rows[0][0])
+
+                return await _timed(probes, write, seen)
+
+
+async def written(kind: str, target: str, password: str, probes: int) -> dict[str, Any]:
+    """From the request that makes an edge to the query that goes along it."""
+    with _client(kind, target, password) as run:
+
+        async def write(number: int) -> float:
+            begin = time.perf_counter()
+            await asyncio.to_thread(run, _MADE, str(number))
+            return begin
+
+        async def seen(number: int) -> bool:
+            return await asyncio.to_thread(run, _ALONG, str(number))
+
+        return await _timed(probes, write, seen)
+
+
+async def _timed(
+    probes: int, write: Callable[[int], Awaitable[float]], seen: Callable[[int], Awaitable[bool]]
+) -> dict[str, Any]:
+    taken = []
+    begun = time.perf_counter()
+    for number in range(probes + 10):
+        begin = await write(number)
+        while not await seen(number):
+            pass
+        taken.append(1000 * (time.perf_counter() - begin))
+    counted = sorted(taken[10:])
+    figures = {f"p{part}": percentile(counted, part / 100) for part in (50, 99)}
+    return {"seconds": time.perf_counter() - begun, "rows": probes, **figures}
+
+
+@contextmanager
+def _client(kind: str, target: str, password: str) -> Iterator[Callable[[str, str], bool]]:
+    """Runs a query of one vertex by the store's own client, and says whether it found something."""
+    if kind == "neo4j":
+        import neo4j
+
+        driver = neo4j.GraphDatabase.driver(target, auth=("neo4j", password))
+        with driver, driver.session() as session:
+            yield lambda query, to: bool(session.run(query, to=to).single(strict=True)[0])
+        return
+    import ladybug
+
+    with ladybug.Database(target) as database, ladybug.Connection(database) as connection:
+        connection.execute("create rel table FOLLOWS (from User to User, since int64)")
+
+        def run(query: str, to: str) -> bool:
+            result = connection.execute(query, {"to": to})
+            assert not isinstance(result, list)
+            (found,) = result.get_next()
+            return bool(found)
+
+        yield run
+
+
+def _sink(kind: str, target: str, password: str, config: SourceConfig) -> SinkFactory:
+    settings: dict[str, Any] = {"targets": ("FOLLOWS",)}
+    if kind == "neo4j":
+        settings |= {"uri": target, "password": Secret(password)}
+    else:
+        settings["path"] = Path(target)
+    entry = registry.sink(kind)
+    return sink_factory(entry, entry.config_type()(**settings), _MAPPING, config)
 
 
 def _place(kind: str, folder: Path) -> _Ladybug | _Neo4j:

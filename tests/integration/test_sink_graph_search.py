@@ -185,6 +185,17 @@ async def test_a_query_of_the_graph_disturbs_nothing(tmp_path: Path) -> None:
         assert await store.checkpoint() == after
 
 
+async def test_a_graph_is_written_for_long_in_little_memory(tmp_path: Path) -> None:
+    """LadybugDB keeps the tables of statements that it is given as text: a quarter of a megabyte of its pool each."""
+    async with GraphStore(GraphConfig(tmp_path / "g.lbug", memory=64 << 20, threads=1), CONTEXT) as store:
+        await filled(store, [USER, FOLLOWS])
+        for n in range(120):
+            edge = Put("FOLLOWS", str(n), {"since": n}, (), (str(n), str(n + 1)))
+            await filled(store, [], Derived(n, [Put("User", str(n), {"name": "x"}), edge]))
+        count = "match (a:User)-[e:FOLLOWS]->(b:User) return count(e)"
+        assert (await store.query(count))[1] == [[120]]
+
+
 async def test_likes_are_marked_by_the_words_that_tell_most(tmp_path: Path) -> None:
     common = "and then there were others"
     posts = [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from walcast.decode.builtin import BUILTIN
 from walcast.mapping import (
@@ -21,7 +24,9 @@ from walcast.mapping import (
     Through,
     Vertex,
     assemble,
+    columnar,
     compile_mapping,
+    put_columns,
     tables_of,
 )
 from walcast.mapping.values import id_of, key_of, key_of_member, member_of, plain
@@ -326,3 +331,49 @@ def test_what_json_cannot_hold_becomes_text_or_the_replacement_character() -> No
     for _ in range(100):
         (made,) = made
     assert made == "[" * 500 + '"\\u0000"' + "]" * 500
+
+
+_PART = st.text(alphabet="ab:%3A25 ", max_size=6)
+
+
+@given(st.lists(st.tuples(_PART, _PART, _PART, st.none() | st.text(max_size=3)), unique_by=lambda r: r[:3]))
+def test_columns_make_what_rows_make_and_a_key_tells_its_ends(given_rows: list[tuple[Any, ...]]) -> None:
+    """Of keys of several columns, whatever is in them."""
+    places = relation("places", "tenant", "code", key=2)
+    ways = relation("ways", "tenant", "start", "stop", "note", key=3)
+    mapping = DataMapping(
+        vertices={"Place": Vertex("places")},
+        edges={
+            "WAY": Edge(
+                "ways",
+                End("Place", ("tenant", "start")),
+                End("Place", ("tenant", "stop")),
+                fields={"note": "note", "said": Field(template="{note}!"), "kind": Field(value="way")},
+            )
+        },
+    )
+    plan = compile_mapping(mapping, {r.table: r for r in (places, ways)}, only=("WAY",))
+    (target,) = plan.targets
+    assert columnar(target, ways)
+    rows = [dict(zip(ways.names, row, strict=True)) for row in given_rows]
+    columns = {name: [row[name] for row in rows] for name in ways.names}
+    puts, gone = put_columns(target, columns, False)
+    assert list(puts) == asyncio.run(assemble(None, target, rows))
+    assert gone == []
+    told = target.collections["WAY"].told
+    assert told is not None
+    assert [told.ends(put.id) for put in puts] == [put.ends for put in puts]
+
+
+def test_an_edge_without_an_end_is_none_in_columns_either() -> None:
+    mapping = DataMapping(
+        vertices={"User": Vertex("users")},
+        edges={"WROTE": Edge("post", End("User", ("author_id",)), End("User", ("lang",)))},
+    )
+    (target,) = compile_mapping(mapping, TABLES, only=("WROTE",)).targets
+    rows = [dict(ROWS["post"][0], id=number, author_id=author) for number, author in enumerate((1, None, 2))]
+    columns = {name: [row[name] for row in rows] for name in target.root.columns}
+    puts, gone = put_columns(target, columns, False)
+    assert list(puts) == asyncio.run(assemble(None, target, rows))
+    assert gone == ["1"]
+    assert target.collections["WROTE"].told is None

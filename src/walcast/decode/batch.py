@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Literal
 
 from walcast.decode import frames as raw_layer
@@ -43,6 +44,7 @@ _OPERATIONS: dict[bytes, Operation] = {
 }
 _DEFAULT_CHOICES = TypeChoices()
 _NOWHERE = Lsn(0)
+_Values = tuple[bytes, tuple[bytes | None, ...]]
 _NULL, _UNCHANGED, _TEXT = b"nut"
 
 
@@ -139,9 +141,9 @@ class StreamBatch:
             cascade,
             restart,
             replay,
-            None if deletes is None else Rows(deletes, self._catalog),
+            None if deletes is None else Rows(deletes, self._catalog, relation),
             tuple(
-                UpsertGroup(tuple(unchanged), fresh, Rows(rows, self._catalog))
+                UpsertGroup(tuple(unchanged), fresh, Rows(rows, self._catalog, relation))
                 for unchanged, fresh, rows in upserts
             ),
         )
@@ -391,9 +393,10 @@ class _Versions:
 class Rows:
     """A `walcast.model.RowSet` over the decoder's."""
 
-    def __init__(self, rows: raw_layer.RowSet, catalog: raw_layer.Catalog) -> None:
+    def __init__(self, rows: raw_layer.RowSet, catalog: raw_layer.Catalog, relation: Relation) -> None:
         self._rows = rows
         self._catalog = catalog
+        self._relation = relation
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -410,6 +413,17 @@ class Rows:
 
     def rows(self) -> Iterator[tuple[bytes, tuple[bytes | None, ...]]]:
         return self._rows.rows()
+
+    def values(self, columns: Sequence[int], most: int) -> Iterator[list[list[Any]]]:
+        names = [self._relation.columns[number].name for number in columns]
+        both = [_loaders(self._relation.columns[number].type) for number in columns]
+        alike = {"text": 0, "binary": 1}.get(self.format)
+        rows = self.rows()
+        while some := list(islice(rows, most)):
+            yield [
+                _mixed(some, number, (name, *of)) if alike is None else _column(some, number, of[alike])
+                for number, name, of in zip(columns, names, both, strict=True)
+            ]
 
 
 class _RowReader:
@@ -440,6 +454,21 @@ def _value(kind: int, value: bytes | None, column: tuple[str, Loader, Loader]) -
     if value is None:
         return UNCHANGED if kind == _UNCHANGED else None
     return column[1](value) if kind == _TEXT else column[2](value)
+
+
+def _column(rows: Sequence[_Values], number: int, load: Loader) -> list[Any]:
+    """A column of which all values were sent in one format."""
+    found = [None if (value := values[number]) is None else load(value) for _, values in rows]
+    if None not in found:
+        return found
+    return [
+        UNCHANGED if kinds[number] == _UNCHANGED else value
+        for (kinds, _), value in zip(rows, found, strict=True)
+    ]
+
+
+def _mixed(rows: Sequence[_Values], number: int, column: tuple[str, Loader, Loader]) -> list[Any]:
+    return [_value(kinds[number], values[number], column) for kinds, values in rows]
 
 
 def _change(raw: RawChange, readers: Sequence[_RowReader], origin: str | None) -> Change:

@@ -42,6 +42,11 @@ class ReadAhead:
                 self._shown = self._kept = self._before[2]
 
     @property
+    def end(self) -> Lsn:
+        """All that was ever shown committed before."""
+        return max(self._shown, self._before[2] if self._before is not None else Lsn(0))
+
+    @property
     def known(self) -> bool:
         return self._before is not None
 
@@ -77,6 +82,8 @@ class NotingReader:
     def __init__(self, reader: SourceReader, ahead: ReadAhead) -> None:
         self._reader = reader
         self._ahead = ahead
+        self.viewed = Lsn(0)
+        """All that views have shown since it was opened committed before."""
 
     async def __aenter__(self) -> Self:
         await self._ahead.load()
@@ -105,4 +112,5 @@ class NotingReader:
     async def view(self, xids: Group[int]) -> AsyncIterator[SourceView]:
         async with self._reader.view(xids) as view:
             await self._ahead.note(self._reader.shown)
+            self.viewed = max(self.viewed, self._reader.shown)
             yield view

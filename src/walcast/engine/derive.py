@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from itertools import islice
+from typing import Any
 
-from walcast.mapping import Target, Work, assemble, climb
+from walcast.mapping import Target, Work, assemble, climb, columnar, ids_of, put_columns
 from walcast.mapping.values import key_of, key_of_member
-from walcast.model import Batch
+from walcast.model import Batch, Lsn, NetChanges, Relation, RowSet
 from walcast.model.derived import Delete, DerivedStore, Encoded, Key, Put, Row, SourceReader, SourceView
 
 SLICE = 1000
 """Roots that are read and written at a time."""
+WHOLE = 10_000
+"""Rows that are written at a time where nothing is read."""
 
 
 class View:
@@ -64,6 +67,49 @@ async def changed(
     gone = {Delete(name, id_) for name in names for id_ in ids}
     if gone - kept:
         yield (), sorted(gone - kept)
+
+
+def whole(
+    target: Target, batch: Batch, shown: Lsn | None
+) -> Iterator[tuple[Sequence[Put], Sequence[Delete]]] | None:
+    """What becomes of a batch's rows, column by column, where each of them tells it by itself; None where they do not.
+
+    `shown`: nothing that committed there or later was ever read for this store, nor written before; None: it cannot be
+    told. What the batch inserts beyond it is fresh: its key was in no row that the store was given.
+    """
+    root = target.root
+    relations = [relation for relation in batch.relations if relation.table == root.table]
+    if not relations and target.flat:
+        return iter(())
+    if len(relations) != 1 or not columnar(target, relations[0]):
+        return None
+    (relation,) = relations
+    net = batch.net(relation)
+    needed = {relation.names.index(column) for column in root.columns}
+    if net.replay or net.truncate or any(needed.intersection(group.unchanged) for group in net.upserts):
+        return None
+    first = next(batch.raw(), None)
+    return _pieces(
+        target, relation, net, shown is not None and first is not None and first.commit_lsn >= shown
+    )
+
+
+def _pieces(
+    target: Target, relation: Relation, net: NetChanges, beyond: bool
+) -> Iterator[tuple[Sequence[Put], Sequence[Delete]]]:
+    (collection,) = target.collections
+
+    def columns(rows: RowSet, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+        for values in rows.values([relation.names.index(name) for name in names], WHOLE):
+            yield dict(zip(names, values, strict=True))
+
+    if net.deletes is not None:
+        for found in columns(net.deletes, target.root.key):
+            yield (), [Delete(collection, id_) for id_ in ids_of(found, target.id_columns)]
+    for group in net.upserts:
+        for found in columns(group.rows, target.root.columns):
+            puts, gone = put_columns(target, found, beyond and group.fresh)
+            yield puts, [Delete(collection, id_) for id_ in gone]
 
 
 async def copied(

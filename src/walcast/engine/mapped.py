@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from typing import Self
 
 from walcast.engine.ahead import NotingReader, ReadAhead
 from walcast.engine.blame import blamed
-from walcast.engine.derive import View, changed, copied, page
+from walcast.engine.derive import View, changed, copied, page, whole
 from walcast.engine.tasks import end
 from walcast.mapping import DataMapping, Plan, Target, affected, compile_mapping, tables_of
 from walcast.model import (
@@ -81,6 +81,8 @@ class MappedSink:
         self._filler: asyncio.Task[None] | None = None
         self._copied: set[str] = set()
         """Collections copied by the snapshot at hand: its copies of their other tables bring nothing new."""
+        self._shown_before: Lsn | None = None
+        """Nothing that committed there or later was read for the store before it was opened; None: not known."""
         self._version = 0
         self._in_parts = False
         self.awaited: Callable[[], Collection[TableId]] = frozenset
@@ -94,6 +96,9 @@ class MappedSink:
             relations = await self._reader.relations(tables_of(self._mapping))
             self._plan = compile_mapping(self._mapping, relations, self.store.kinds, self._targets)
             held = await self.store.checkpoint()
+            if self._ahead is not None:
+                empty = held is None and not await self.store.built()
+                self._shown_before = Lsn(0) if empty else self._ahead.end
             self._version = 0 if held is None else _version_at(held)
             await self._match()
             self._stack = stack.pop_all()
@@ -152,6 +157,7 @@ class MappedSink:
                     return await self._snapshot(batch)
                 return await self._changes(batch)
             except ItemsRefused as refused:
+                self._shown_before = None  # the batch comes again, and some of it is written
                 before, self._chunk_before = self._chunk_before, None
                 for suspect in (batch,) if before is None else (before, batch):
                     async with View(self._reader, suspect.xids) as view:
@@ -214,8 +220,19 @@ class MappedSink:
             batch.checkpoint is None and batch.part is None
         ):  # a dead letter: it is made of what the source has now
             await self._reader.settle()
+        shown = None
+        if self._shown_before is not None and isinstance(self._reader, NotingReader) and not self.filling:
+            shown = max(self._shown_before, self._reader.viewed)
+        rest: list[Target] = []
+        for target in self.plan.targets:
+            # A dead letter's rows may be long outdated.
+            pieces = None if batch.checkpoint is None and batch.part is None else whole(target, batch, shown)
+            if pieces is None:
+                rest.append(target)
+            else:
+                await self._pour(pieces)
         async with View(self._reader, batch.xids) as view:
-            for target, work in affected(self.plan, batch):
+            for target, work in affected(self.plan, batch, targets=rest) if rest else ():
                 if work.everything:
                     await self._anew(target, view, done=False)
                     continue
@@ -225,6 +242,18 @@ class MappedSink:
                     await self.store.write(self._derived(puts, deletes, done=False))
             await self._taken()
         return await self.store.write(self._derived(checkpoint=batch.checkpoint, done=done))
+
+    async def _pour(self, pieces: Iterator[tuple[Sequence[Put], Sequence[Delete]]]) -> None:
+        """Each piece is made while the store takes the one before."""
+        writing: asyncio.Task[Durability] | None = None
+        try:
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(self.store.write(self._derived(*piece, done=False)))
+        finally:
+            if writing is not None:
+                await writing
 
     async def _snapshot(self, batch: Batch) -> Durability:
         """A chunk of a root's table is written. After the last chunk of a table below, what was made of it before is made

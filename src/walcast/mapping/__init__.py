@@ -7,6 +7,7 @@ DataMapping (model) -> compile_mapping -> Plan -> affected(batch) -> climb -> as
 
 from walcast.mapping.affected import Work, affected, climb
 from walcast.mapping.assemble import assemble
+from walcast.mapping.columns import columnar, ids_of, put_columns
 from walcast.mapping.compile import MappingError, compile_mapping, near_name, table_id, tables_of
 from walcast.mapping.declaring import (
     Declaration,
@@ -43,12 +44,15 @@ __all__ = [
     "affected",
     "assemble",
     "climb",
+    "columnar",
     "compile_mapping",
     "declared_by",
     "document",
     "edge",
+    "ids_of",
     "mapping_of",
     "near_name",
+    "put_columns",
     "search",
     "table_id",
     "tables_of",

@@ -34,11 +34,15 @@ class Work:
         return bool(self.roots or self.links or self.held or self.gone or self.emptied or self.everything)
 
 
-def affected(plan: Plan, batch: Batch, only: Iterable[Change] | None = None) -> list[tuple[Target, Work]]:
-    """What a batch of changes (or some of them) asks for, target by target."""
-    places = plan.places
-    works = {id(target): (target, Work()) for target in plan.targets}
-    if any(relation.table in places for relation in batch.relations):
+def affected(
+    plan: Plan, batch: Batch, only: Iterable[Change] | None = None, targets: Iterable[Target] | None = None
+) -> list[tuple[Target, Work]]:
+    """What a batch of changes (or some of them) asks for, target by target: all of them, or these."""
+    works = {id(target): (target, Work()) for target in (plan.targets if targets is None else targets)}
+    places = {
+        table: [place for place in there if id(place[0]) in works] for table, there in plan.places.items()
+    }
+    if any(places.get(relation.table) for relation in batch.relations):
         for change in batch.changes() if only is None else only:
             if change.relation is not None:
                 for target, node in places.get(change.relation.table, ()):

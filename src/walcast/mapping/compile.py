@@ -11,14 +11,14 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Group
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from walcast.mapping.model import DataMapping, Document, Edge, Field, Fields, Nested, Vertex
 from walcast.mapping.plan import Emit, Node, Plan, Target
 from walcast.mapping.values import field_kind, text
 from walcast.model import ConfigError, Relation, TableId
-from walcast.model.derived import Collection, FieldKind, Kind
+from walcast.model.derived import Collection, FieldKind, Kind, Told
 
 Path = tuple[str, ...]
 _CONVERTED: dict[str, tuple[FieldKind, Callable[[Any], Any]]] = {
@@ -117,6 +117,7 @@ class _Compiler:
         target = self._target(path, name, "document", root, declared)
         if declared.route is not None:
             route, column = declared.route, declared.route.column
+            target.routed = True
             self._columns((*path, "route", "column"), root.table, [column])
             into = dict(route.into)
             names = dict.fromkeys([*into.values(), *([route.otherwise] if route.otherwise else [])])
@@ -159,6 +160,11 @@ class _Compiler:
             path, name, "edge", root, declared, ends=(declared.source.vertex, declared.target.vertex)
         )
         target.ends = (sides[0], sides[1])
+        told = target.id_columns
+        if not target.tracked and {*sides[0], *sides[1]} <= set(told):
+            places = [tuple(told.index(column) for column in side) for side in sides]
+            made = target.collections[name]
+            target.collections[name] = replace(made, told=Told(len(told), places[0], places[1]))
         root.columns = _ordered(root.columns, *sides)
         return target
 

@@ -29,6 +29,14 @@ class Emit:
             return plain(row[self.columns[0]])
         return plain(self.make(*[row[column] for column in self.columns]))
 
+    def of_all(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[Any]:
+        """The same of many rows, from their columns."""
+        if self.make is None:
+            return [plain(value) for value in columns[self.columns[0]]]
+        if not self.columns:
+            return [plain(self.make()) for _ in range(rows)]
+        return [plain(made) for made in map(self.make, *(columns[name] for name in self.columns))]
+
 
 @dataclass(eq=False)
 class Node:
@@ -98,6 +106,7 @@ class Target:
     route: Callable[[Row], str | None] | None = None
     """The collection that a row goes to, None for none; without it there is but one."""
     ends: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    routed: bool = False
 
     @cached_property
     def nodes(self) -> Sequence[Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from walcast.model.change import Change
 from walcast.model.lsn import Checkpoint, Lsn
@@ -84,6 +84,10 @@ class RowSet(Protocol):
 
     def rows(self) -> Iterator[tuple[bytes, tuple[bytes | None, ...]]]:
         """(kinds, values) a row, over all columns of the relation."""
+        ...
+
+    def values(self, columns: Sequence[int], most: int) -> Iterator[list[list[Any]]]:
+        """Python values as `Change.new` has them, `most` rows at a time: of each of these columns a list."""
         ...
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Group
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, overload, runtime_checkable
 
 from walcast.model.batch import Durability
 from walcast.model.deadletter import LIMIT, RowPolicies, RowPolicy
@@ -34,12 +34,37 @@ def version_of(epoch: int, lsn: Lsn | int) -> int:
     return (epoch << _LSN_BITS) | int(lsn)
 
 
+class Told(NamedTuple):
+    """How an edge's id, of so many parts, tells its ends: the places of the parts that each end's id is made of."""
+
+    parts: int
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def ends(self, id_: str) -> tuple[str, str]:
+        """The two ends' ids. Raises ValueError for what is no such id."""
+        parts = id_.split(":") if self.parts > 1 else [id_]
+        if len(parts) != self.parts:
+            raise ValueError("an id of other parts")
+        return self._end(parts, self.source), self._end(parts, self.target)
+
+    def _end(self, parts: Sequence[str], places: Sequence[int]) -> str:
+        if len(places) > 1:
+            return ":".join(parts[place] if self.parts > 1 else _escaped(parts[place]) for place in places)
+        part = parts[places[0]]
+        return part.replace("%3A", ":").replace("%25", "%") if self.parts > 1 else part
+
+
+def _escaped(part: str) -> str:
+    return part.replace("%", "%25").replace(":", "%3A")
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
     """What a store makes for one target of a mapping: an index, a table, a vertex or edge label.
 
     `fingerprint` changes when the mapping does. `tracked`: the store is asked for `holders`. `ends` are the labels that
-    an edge leads from and to.
+    an edge leads from and to; `told`, where an edge's id alone tells which two vertices.
     """
 
     name: str
@@ -48,6 +73,7 @@ class Collection:
     fingerprint: str
     tracked: bool = False
     ends: tuple[str, str] | None = None
+    told: Told | None = None
 
 
 class Put(NamedTuple):
@@ -69,6 +95,42 @@ class Encoded:
     collection: str
     ids: Sequence[str]
     bodies: Sequence[bytes]
+
+
+class PutColumns(Sequence[Put]):
+    """Puts of one collection, column by column: for stores that take columns, and for the others what it says it is. No id
+    is in it twice, and none is tracked. `fresh`: a store that holds each position's writes once has none of these ids,
+    unless it is making the collection anew."""
+
+    __slots__ = ("collection", "ends", "fields", "fresh", "ids")
+
+    def __init__(
+        self,
+        collection: str,
+        ids: Sequence[str],
+        fields: Mapping[str, Sequence[Any]],
+        ends: tuple[Sequence[str], Sequence[str]] | None = None,
+        fresh: bool = False,
+    ) -> None:
+        self.collection = collection
+        self.ids = ids
+        self.fields = fields
+        self.ends = ends
+        self.fresh = fresh
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> Put: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Put]: ...
+    def __getitem__(self, place: int | slice) -> Put | Sequence[Put]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        body = {name: values[place] for name, values in self.fields.items()}
+        ends = None if self.ends is None else (self.ends[0][place], self.ends[1][place])
+        return Put(self.collection, self.ids[place], body, (), ends)
 
 
 class Delete(NamedTuple):

@@ -47,7 +47,7 @@ class Items:
     def drop(self) -> None:
         """It stays, empty: whoever else looks at it finds it."""
 
-    def put(self, puts: Sequence[Put], version: int, generation: int) -> None:
+    def put(self, puts: Sequence[Put], version: int, generation: int, fresh: bool) -> None:
         documents = []
         for put in puts:
             document = {**put.body, "_key": key_of(put.id), "_gen": generation}

@@ -18,6 +18,11 @@ from walcast.model import OperatorError, SinkUnavailable, WalcastError
 _READ_LIMIT = 20_000
 """Milliseconds that a query of somebody else's may take: the writer waits for it."""
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|//[^\n]*|/\*.*?\*/""", re.DOTALL)
+_TABLES = re.compile(r"load from \$")
+"""How a query of an Arrow table begins."""
+_CHECKPOINT = 64 << 20
+"""Bytes of its log after which LadybugDB brings its file up to date: each time it writes the edges of all vertices anew that
+got one."""
 _DEEPEST = 1000
 """Steps that a path in such a query may have."""
 _IO = "IO exception"
@@ -39,6 +44,7 @@ class Database:
             try:
                 self._database = _opened(path, buffer_pool_size=memory, max_num_threads=threads)
                 self._connection = ladybug.Connection(self._database)
+                self._connection.execute(f"call checkpoint_threshold={_CHECKPOINT}")
                 self._reader = ladybug.Connection(self._database)
                 self._reader.set_query_timeout(_READ_LIMIT)
                 self._reader.execute(f"call var_length_extend_max_depth={_DEEPEST}")
@@ -160,7 +166,11 @@ def _opened(path: Path, **settings: Any) -> ladybug.Database:
 def _rows(
     connection: ladybug.Connection, query: str, parameters: dict[str, Any]
 ) -> tuple[list[str], list[list[Any]]]:
-    result = connection.execute(query, parameters=parameters)
+    if _TABLES.match(query):
+        # Run as text, it would be kept with its table's memory, of the pool, for as long as the connection lives.
+        result = connection.execute(connection.prepare(query, parameters), parameters)
+    else:
+        result = connection.execute(query, parameters=parameters)
     assert not isinstance(result, list), "one query at a time"
     try:
         rows: list[list[Any]] = []

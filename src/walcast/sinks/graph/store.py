@@ -9,7 +9,8 @@ from walcast.model import Finding, SinkContext, WalcastError, finding_of
 from walcast.model.derived import Collection
 from walcast.sinks.graph.config import GraphConfig
 from walcast.sinks.graph.database import Database, readable
-from walcast.sinks.graph.labels import Edges, Vertices
+from walcast.sinks.graph.edges import edges
+from walcast.sinks.graph.labels import Vertices
 from walcast.sinks.inplace.store import InPlaceStore, Label
 
 
@@ -26,7 +27,7 @@ class GraphStore(InPlaceStore[Database]):
         return Database(self._config.path, self._config.memory, self._config.threads)
 
     def label(self, database: Database, collection: Collection) -> Label:
-        return Edges(database, collection) if collection.kind == "edge" else Vertices(database, collection)
+        return edges(database, collection) if collection.kind == "edge" else Vertices(database, collection)
 
     async def examine(self) -> Sequence[Finding]:
         """Whether the file, if there is one, is a graph of this version. The pipeline may have it open."""

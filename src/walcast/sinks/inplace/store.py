@@ -7,7 +7,7 @@ readers find the old until the new is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar
 
@@ -20,7 +20,17 @@ from walcast.model import (
     SinkContext,
     SinkUnavailable,
 )
-from walcast.model.derived import Collection, Derived, ItemsRefused, Kind, Put, Unfit, check_puts
+from walcast.model.derived import (
+    Collection,
+    Derived,
+    ItemsRefused,
+    Kind,
+    Put,
+    PutColumns,
+    Told,
+    Unfit,
+    check_puts,
+)
 from walcast.model.token import token_at
 from walcast.sinks.closing import closed
 from walcast.sinks.inplace.values import stored
@@ -84,7 +94,10 @@ class Label(Protocol):
         """After everything was deleted."""
         ...
 
-    def put(self, puts: Sequence[Put], version: int, generation: int) -> None: ...
+    def put(self, puts: Sequence[Put], version: int, generation: int, fresh: bool) -> None:
+        """No id is in it twice. `fresh`: none of them is there."""
+        ...
+
     def delete(self, keys: Sequence[str]) -> None: ...
     def others(self, generation: int) -> list[str]:
         """The keys of what is not of this generation."""
@@ -225,7 +238,10 @@ class InPlaceStore(Generic[D]):
         for name, value in self._built().items():
             fields = tuple((field, kind) for field, kind in value["fields"])
             ends = None if value["ends"] is None else (value["ends"][0], value["ends"][1])
-            known = Collection(name, value["kind"], fields, value["fingerprint"], value["tracked"], ends)
+            told = None if value.get("told") is None else Told(*value["told"])
+            known = Collection(
+                name, value["kind"], fields, value["fingerprint"], value["tracked"], ends, told
+            )
             self._labels[name] = self.label(self._db, known)
         self._generations = self._db.named(f"generation:{self._owner}:")
 
@@ -274,6 +290,7 @@ class InPlaceStore(Generic[D]):
             "fields": collection.fields,
             "tracked": collection.tracked,
             "ends": collection.ends,
+            "told": collection.told,
         }
         self._db.put(f"built:{self._owner}:{name}", value)
         self._commit()
@@ -288,7 +305,8 @@ class InPlaceStore(Generic[D]):
         self._commit()
 
     def _write(self, derived: Derived) -> None:
-        check_puts(derived.puts, self._unfit)
+        if not self._fits(derived.puts):
+            check_puts(derived.puts, self._unfit)
         self._db.begin()
         self._whole = derived.done
         for name in derived.empty:
@@ -299,17 +317,23 @@ class InPlaceStore(Generic[D]):
             gone.setdefault(collection, []).append(id_)
         for name, ids in gone.items():
             self._labels[name].delete(sorted(ids))
-        puts: dict[str, dict[str, Put]] = {}
-        for put in derived.puts:
-            puts.setdefault(put.collection, {})[put.id] = put
-        for name, items in puts.items():
-            ordered = [
-                items[id_] for id_ in sorted(items)
-            ]  # whoever else writes these takes locks in the same order
-            self._labels[name].put(ordered, derived.version, self._generations[name])
+        for name, puts in _by_collection(derived.puts):
+            # What was there before a collection is made anew may have had other ids.
+            fresh = isinstance(puts, PutColumns) and puts.fresh and name not in self._making
+            self._labels[name].put(puts, derived.version, self._generations[name], fresh)
         self._reached = derived.checkpoint or self._reached
         if self._db.full:
             self._commit()
+
+    def _fits(self, puts: Sequence[Put]) -> bool:
+        """Whether it can be told of whole columns that all of them do."""
+        if not isinstance(puts, PutColumns) or not len(puts):
+            return not len(puts)
+        if 4 * max(max(map(len, ids)) for ids in (puts.ids, *(puts.ends or ()))) > self.longest_key:
+            return False
+        integers = [field for field, kind in self._labels[puts.collection].made.fields if kind == "integer"]
+        known = [value for field in integers for value in puts.fields.get(field, ()) if value is not None]
+        return not known or -_INTEGERS <= min(known) <= max(known) < _INTEGERS
 
     def _unfit(self, put: Put) -> Unfit | None:
         if max(len(key.encode()) for key in (put.id, *(put.ends or ()))) > self.longest_key:
@@ -359,3 +383,16 @@ class _Journal:
 
     async def save(self, key: str, value: Any) -> None:
         await self._store.save_journal(key, value)
+
+
+def _by_collection(puts: Sequence[Put]) -> Iterator[tuple[str, Sequence[Put]]]:
+    """Each id once, the last of them, in order: whoever else writes these takes locks in the same order."""
+    if isinstance(puts, PutColumns):
+        if len(puts):
+            yield puts.collection, puts
+        return
+    found: dict[str, dict[str, Put]] = {}
+    for put in puts:
+        found.setdefault(put.collection, {})[put.id] = put
+    for name, items in found.items():
+        yield name, [items[id_] for id_ in sorted(items)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal
 
@@ -98,6 +98,11 @@ class Database:
         """`run` with `$rows`, counted for `full`."""
         self._rows += len(rows)
         return self.run(query, rows=rows, **parameters)
+
+    def columns(self, query: str, k: Sequence[str], **columns: Any) -> list[list[Any]]:
+        """`run` with a list for each column, of which `$k` has the keys, counted for `full`."""
+        self._rows += len(k)
+        return self.run(query, k=k, **columns)
 
     def unique(self, entity: Entity, name: str, key: str) -> None:
         """A uniqueness constraint, which is an index as well."""

@@ -11,7 +11,7 @@ from walcast.model.derived import Collection
 from walcast.sinks.inplace.store import InPlaceStore, Label
 from walcast.sinks.neo4j.config import Neo4jConfig
 from walcast.sinks.neo4j.database import Database, check_version, driver_of, translated
-from walcast.sinks.neo4j.labels import Edges, Vertices
+from walcast.sinks.neo4j.labels import Vertices, edges
 
 
 class Neo4jStore(InPlaceStore[Database]):
@@ -27,7 +27,7 @@ class Neo4jStore(InPlaceStore[Database]):
         return Database(self._config)
 
     def label(self, database: Database, collection: Collection) -> Label:
-        return Edges(database, collection) if collection.kind == "edge" else Vertices(database, collection)
+        return edges(database, collection) if collection.kind == "edge" else Vertices(database, collection)
 
     async def examine(self) -> Sequence[Finding]:
         try:

@@ -4,6 +4,7 @@ rebuild from scratch would."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -12,13 +13,14 @@ import pytest
 
 from walcast.decode import NATIVE, TWIN
 from walcast.decode.letters import letter_batch
+from walcast.engine.ahead import ReadAhead
 from walcast.engine.aside import Aside
 from walcast.engine.compared import Compared, Item
 from walcast.engine.deadfile import FileDeadLetters
 from walcast.engine.mapped import MappedSink, mapped_sink
 from walcast.engine.metrics import Metrics
 from walcast.mapping import DataMapping, Document, Vertex
-from walcast.model import TableId
+from walcast.model import SourceIdentity, TableId
 from walcast.model.derived import DerivedStore, Key, Put, Row, version_of
 from walcast.testing.conformance.driver import STEPS, Crash, Driver
 from walcast.testing.conformance.histories import MAPPING, Content, History, HistoryReader, Identity
@@ -46,13 +48,22 @@ class DerivedConformance:
     def place(self, tmp_path: Path) -> Any:
         return tmp_path
 
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        """Where it is kept what was read ahead of the stream: for each reader a file."""
+        self._folder = tmp_path
+
     def sinks(self, place: Any, history: History) -> Driver:
         """Sessions of a sink over that store."""
         reader = HistoryReader(history)
         return Driver(lambda: self.make_sink(place, reader))
 
     def make_sink(self, place: Any, reader: HistoryReader, mapping: DataMapping | None = None) -> MappedSink:
-        return mapped_sink(self.make_store(place), mapping or self.mapping, reader)
+        file = self._folder / f"{reader.number}.shown.json"
+        identity = SourceIdentity(7_000_000_000, 1, 180000, "app")
+        return mapped_sink(
+            self.make_store(place), mapping or self.mapping, reader, ahead=ReadAhead(file, identity)
+        )
 
     async def expect(self, place: Any, history: History, mapping: DataMapping | None = None) -> None:
         """The store holds what a rebuild would."""
@@ -147,7 +158,8 @@ class DerivedConformance:
             for target in sink.plan.targets:
                 for name, made in target.collections.items():
                     ids = await compared.ids(target, name, None)
-                    put = Put(name, "900:900", {}, (), None if made.ends is None else ("1", "2"))
+                    ends = None if made.ends is None else ("1", "2")
+                    put = Put(name, "900:900", {}, (), made.told.ends("900:900") if made.told else ends)
                     await sink.put_right([put], [(name, ids[0])], version)
                     harmed |= {(name, "900:900"), (name, ids[0])}
             assert await _differing(sink, compared) == harmed
@@ -236,10 +248,32 @@ class DerivedConformance:
         await driver.deliver(history.batches())
         await self.expect(place, history, changed)
 
+    async def test_what_was_read_ahead_of_the_stream_is_not_made_twice(self, make_place: Any) -> None:
+        place, history = make_place(), History(3)
+        history.plenty()
+        driver = self.sinks(place, history)
+        await driver.deliver(history.batches())
+        world, tables = history.world, history.tables
+        for number in ("901", "902"):
+            with world.transaction():
+                world.insert(tables["users"], id=number, name=number)
+                world.insert(tables["follows"], a_id=number, b_id="901", since=number)
+                world.insert(
+                    tables["comments"], id=number, author_id=number, friend_id="901", lang="en", text="new"
+                )
+            history.noted()
+        later = history.batches()
+        edges = {name: replace(edge, fields={}) for name, edge in self.mapping.edges.items()}
+        changed = replace(self.mapping, edges=edges)
+        reader = HistoryReader(history)
+        async with self.make_sink(place, reader, changed) as sink:
+            await sink.filled()
+        driver.make = lambda: self.make_sink(place, reader, changed)
+        await driver.deliver(later)
+        await self.expect(place, history, changed)
+
     def changed_mapping(self) -> DataMapping:
         """The mapping with a target changed, one dropped and one added."""
-        from dataclasses import replace
-
         from walcast.mapping import Document, Vertex
 
         posts, people = self.mapping.documents["posts"], self.mapping.documents["people"]

@@ -6,8 +6,9 @@ import copy
 from collections.abc import AsyncIterator, Sequence
 from collections.abc import Collection as Group
 from contextlib import asynccontextmanager
+from itertools import count
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from walcast.decode import StreamBatch
 from walcast.mapping import (
@@ -30,6 +31,7 @@ from walcast.testing.conformance.world import Col, Tab, World
 from walcast.testing.derived import MemoryReader
 
 Identity = Literal["d", "f"]
+_NUMBERS = count()
 Content = dict[str, dict[str, tuple[dict[str, Any], tuple[str, str] | None]]]
 """Collection -> id -> (body, the ids of an edge's ends)."""
 
@@ -120,6 +122,7 @@ class History:
         for table in self.tables.values():
             self.world.table(table)
         self.states = [copy.deepcopy(self.world.rows)]
+        self.ends = [self.world.end]
         self.told = 0
         """The state at the last batch or snapshot that was taken."""
         self._words = 0
@@ -162,6 +165,7 @@ class History:
     def noted(self) -> None:
         """A transaction ended."""
         self.states.append(copy.deepcopy(self.world.rows))
+        self.ends.append(self.world.end)
 
     def batches(self, part_bytes: int = 64 << 20) -> list[StreamBatch]:
         """All that happened since the last call, cut at random."""
@@ -245,6 +249,12 @@ class HistoryReader(MemoryReader):
         super().__init__({t.id: t.relation() for t in history.tables.values()}, self._now)
         self._history = history
         self._state = 0
+        self.number = next(_NUMBERS)
+        """Its own."""
+
+    async def __aenter__(self) -> Self:
+        self.shown = self._history.ends[-1]
+        return await super().__aenter__()
 
     async def settle(self) -> None:
         """Everything that may have been streamed is visible now."""
@@ -257,6 +267,7 @@ class HistoryReader(MemoryReader):
         self._state = (
             self._history.random.randint(max(self._state, least), last) if self._state < last else last
         )
+        self.shown = self._history.ends[self._state]
         yield self
 
     def _now(self, table: TableId) -> Sequence[Row]:

@@ -126,6 +126,11 @@ class World:
         self._stream.announce(table.announced())
         return table
 
+    @property
+    def end(self) -> Lsn:
+        """After the last commit, before the next."""
+        return Lsn(self._stream.lsn + 0x40)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         self._stream.begin()
