@@ -11,19 +11,23 @@ from walcast.app.settings import SinkSettings
 from walcast.integrations.copies import Copies
 from walcast.sinks.arangodb import ArangoDBConfig
 
-# Breadth first, each vertex once: the first way to somebody is a shortest one. An edge may lead to nobody (null).
-REACHED: Final = """FOR v, e, p IN 1..@depth OUTBOUND @start GRAPH @graph
+# Breadth first, each vertex once: the first way to somebody is a shortest one. An edge may lead to nobody (null). A cluster has
+# to be told which vertices it may meet (`with`).
+REACHED: Final = """WITH User
+FOR v, e, p IN 1..@depth OUTBOUND @start GRAPH @graph
   OPTIONS {order: "bfs", uniqueVertices: "global"}
   FILTER v != null AND v._id != @start
   SORT LENGTH(p.edges), v.username LIMIT @most
   RETURN [v.username, LENGTH(p.edges), p.vertices[*].username, v._id]"""
-BETWEEN: Final = """FOR id IN @ids
+BETWEEN: Final = """WITH User
+FOR id IN @ids
   FOR v IN 1..1 OUTBOUND id GRAPH @graph
   FILTER v != null AND v._id IN @ids
   LET name = DOCUMENT(id).username
   SORT name, v.username LIMIT 2000
   RETURN [name, v.username]"""
-SUGGESTED: Final = """LET near = (FOR v IN 1..1 OUTBOUND @start GRAPH @graph FILTER v != null RETURN DISTINCT v._id)
+SUGGESTED: Final = """WITH User
+LET near = (FOR v IN 1..1 OUTBOUND @start GRAPH @graph FILTER v != null RETURN DISTINCT v._id)
 FOR m IN near
   FOR v IN 1..1 OUTBOUND m GRAPH @graph
   FILTER v != null AND v._id != @start AND v._id NOT IN near
