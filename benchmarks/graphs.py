@@ -8,6 +8,7 @@ checkpoint.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import shutil
 import statistics
 import tempfile
@@ -153,6 +154,7 @@ async def replicate(
     """A backlog to its end: from the start of the pipeline until the store is durable there."""
     config = SourceConfig(Secret(dsn), name="bench", slot=slot, publication="follows")
     factory = _sink(kind, target, password, config)
+    importlib.import_module(registry.sink(kind).target.partition(":")[0] + ".store")  # the driver, as theirs
     with tempfile.TemporaryDirectory() as state:
         engine = PipelineSettings(snapshot="never", adopt_slot=True, serve=False)
         pipeline = Pipeline(PostgresSource(config), {"copy": factory}, state, engine, name="bench")

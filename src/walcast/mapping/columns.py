@@ -54,6 +54,9 @@ def put_columns(
 
 def ids_of(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[str]:
     """The ids that these columns make."""
+    if all(set(map(type, columns[name])) == {int} for name in names):  # most keys, by far the fastest
+        texts = [map(str, columns[name]) for name in names]
+        return list(texts[0]) if len(texts) == 1 else list(map(":".join, zip(*texts, strict=True)))
     if len(names) == 1:
         return ["" if value is None else text(value) for value in columns[names[0]]]
     return [id_of(values) for values in zip(*(columns[name] for name in names), strict=True)]

@@ -32,7 +32,9 @@ class Emit:
     def of_all(self, columns: Mapping[str, Sequence[Any]], rows: int) -> list[Any]:
         """The same of many rows, from their columns."""
         if self.make is None:
-            return [plain(value) for value in columns[self.columns[0]]]
+            column = columns[self.columns[0]]
+            whole = set(map(type, column)) <= {int, bool, type(None)}
+            return list(column) if whole else [plain(value) for value in column]
         if not self.columns:
             return [plain(self.make()) for _ in range(rows)]
         return [plain(made) for made in map(self.make, *(columns[name] for name in self.columns))]
