@@ -40,10 +40,12 @@ function said(change) {
   return rows.join("; ") || "nothing that is kept";
 }
 
-function cell(change, at, extra) {
+const after = (change, at) => `+${millis(Math.max(0, at - change.committed))}`;
+
+function cell(change, at, taken) {
   if (!at || !change.committed) return element("td", "waiting", "waits");
-  const td = element("td", "", `+${millis(Math.max(0, at - change.committed))}`);
-  if (extra) td.title = extra;
+  const td = element("td", "", after(change, at));
+  if (taken) td.append(element("br"), element("span", "meta", `batch ${after(change, taken)}`));
   return td;
 }
 
@@ -57,7 +59,7 @@ function drawWay(table, changes) {
     row.append(what, element("td", "meta", `${when.toLocaleTimeString([], { hour12: false })}.${String(when.getMilliseconds()).padStart(3, "0")}`), cell(change, change.received));
     for (const name of ["graph", "search"]) {
       const step = change.stores[name];
-      row.append(cell(change, step && step.durable, step && `written in ${millis(step.written - step.taken)}`));
+      row.append(cell(change, step && step.durable, step && step.taken));
     }
     return row;
   });
