@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import md5
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from walcast.model import Column, Relation, TableId, Touched, TypeInfo
@@ -66,6 +66,7 @@ def _small() -> object:
 
 
 @settings(deadline=None)
+@example({"6": "0"}, dict.fromkeys(map(str, range(9)), "0") | {"6": "1"}, ["6"])
 @given(source=ROWS, copy=ROWS, twice=st.lists(st.integers(0, 30).map(str), max_size=3))
 async def test_what_is_found_is_what_differs(
     source: dict[str, str], copy: dict[str, str], twice: list[str]

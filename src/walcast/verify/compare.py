@@ -135,9 +135,13 @@ class Pair:
                 kinds[key] = "missing"
         outcome.again += [key for key in kinds if key in self._touched]
         # Looked at by key: a row whose other half is in another group of buckets is neither missing nor extra. It is told
-        # where the source's half is.
+        # where the source's half is. That half's bucket need not differ when the copy has the row more than once: such a
+        # row is told where it is met first.
+        told = {difference.key for difference in outcome.found if difference.kind == "duplicate"}
         for difference in (await self.keys([key for key in kinds if key not in self._touched])).found:
             if difference.kind == "different" and difference.key not in left:
+                continue
+            if difference.key in told:
                 continue
             if len(outcome.found) < KEPT:
                 outcome.found.append(difference)
