@@ -105,9 +105,14 @@ class TestGraphStore(DerivedConformance):
                 ends = made.kind == "edge"
                 what = f"(a)-[n:`{name}`]->(b)" if ends else f"(n:`{name}`)"
                 where = "" if ends else " where n._ghost = false"
+                told = made.told is not None and made.told.both_ways
+                key_of = "0" if told else "n._key"
                 _, rows = await store.query(
-                    f"match {what}{where} return {'a._key, b._key' if ends else '0, 0'}, n._key{fields}"
+                    f"match {what}{where} return {'a._key, b._key' if ends else '0, 0'}, {key_of}{fields}"
                 )
+                if told:
+                    assert made.told is not None
+                    rows = [[a, b, made.told.id_of(a, b), *values] for a, b, _, *values in rows]
                 assert len({row[2] for row in rows}) == len(rows)
                 found[name] = {
                     key: (

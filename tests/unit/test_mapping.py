@@ -31,6 +31,7 @@ from walcast.mapping import (
 )
 from walcast.mapping.values import id_of, key_of, key_of_member, member_of, plain
 from walcast.model import Column, Relation, ReplicaIdentity, TableId
+from walcast.model.derived import Told
 from walcast.testing.batches import INT4, TEXT, TIMESTAMPTZ
 from walcast.testing.derived import MemoryReader
 
@@ -363,6 +364,9 @@ def test_columns_make_what_rows_make_and_a_key_tells_its_ends(given_rows: list[t
     told = target.collections["WAY"].told
     assert told is not None
     assert [told.ends(put.id) for put in puts] == [put.ends for put in puts]
+    assert told.both_ways
+    assert [told.id_of(*told.ends(put.id)) for put in puts] == [put.id for put in puts]
+    assert not Told(3, (0,), (1,)).both_ways
 
 
 def test_an_edge_without_an_end_is_none_in_columns_either() -> None:

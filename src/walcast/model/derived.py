@@ -48,6 +48,20 @@ class Told(NamedTuple):
             raise ValueError("an id of other parts")
         return self._end(parts, self.source), self._end(parts, self.target)
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether the ends tell the id as well: no two edges between the same vertices."""
+        return {*self.source, *self.target} == set(range(self.parts))
+
+    def id_of(self, source: str, target: str) -> str:
+        """The id that has these ends, where they tell it."""
+        parts = [""] * self.parts
+        for places, end in ((self.source, source), (self.target, target)):
+            of = end.split(":") if len(places) > 1 else [_escaped(end)]
+            for place, part in zip(places, of, strict=True):
+                parts[place] = part
+        return ":".join(parts)
+
     def _end(self, parts: Sequence[str], places: Sequence[int]) -> str:
         if len(places) > 1:
             return ":".join(parts[place] if self.parts > 1 else _escaped(parts[place]) for place in places)

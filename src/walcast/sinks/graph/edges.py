@@ -18,6 +18,7 @@ from walcast.sinks.graph.labels import Label, Vertices, keys_table
 from walcast.sinks.inplace.records import Records
 from walcast.sinks.inplace.values import quoted
 
+_OWN = {"_key": "STRING", "_gen": "INT64"}
 _NO_EDGES = "not exists { match (n)-[]-() }"
 
 
@@ -28,7 +29,7 @@ def edges(database: Database, collection: Collection) -> BookedEdges | ToldEdges
 class Edges(Label):
     """A relationship table between two node tables."""
 
-    own: dict[str, str] = {"_key": "string"}
+    own: tuple[str, ...] = ("_key",)
     """Its columns beside the fields."""
 
     def __init__(self, database: Database, collection: Collection) -> None:
@@ -39,7 +40,7 @@ class Edges(Label):
         # From one vertex, which the key's index finds, along its edges: any other order is a join with whole tables.
         self._path = (
             f"match (a:{self._source} {{_key: s}}) match (a)-[n:{self.name}]->(b:{self._target})"
-            " where n._key = k and b._key = t"
+            f" where b._key = t{' and n._key = k' if '_key' in self.own else ''}"
         )
 
     def make(self, before: Collection | None) -> None:
@@ -49,14 +50,12 @@ class Edges(Label):
                 Vertices(self._db, Collection(label, "vertex", (), "")).make(None)
         if before is not None and (before.ends, before.told) != (self.made.ends, self.made.told):
             edges(self._db, before).drop()
-        wanted = {name: kind.upper() for name, kind in self.own.items() if name != "_key"} | self._fields
+        wanted = {name: _OWN[name] for name in self.own} | self._fields
         if self._db.columns(self.made.name):
             self._follow(wanted)
             return
         columns = "".join(f", {quoted(name)} {kind}" for name, kind in wanted.items())
-        self._db.run(
-            f"create rel table {self.name} (from {self._source} to {self._target}, _key string{columns})"
-        )
+        self._db.run(f"create rel table {self.name} (from {self._source} to {self._target}{columns})")
 
     def drop(self) -> None:
         self._db.run(f"drop table {self.name}")
@@ -81,14 +80,13 @@ class Edges(Label):
 
     def _created(self, table: pa.Table, generation: int) -> int:
         """How many of them have both vertices, and were made."""
-        own = {"_key": "k", "_gen": str(generation)}
-        given = ", ".join(
-            f"{name}: {value}" for name, value in [*((n, own[n]) for n in self.own), *self._numbered]
-        )
+        own = {"_key": "k", "_gen": str(generation)} if generation else {"_key": "k"}
+        given = [(name, own[name]) for name in self.own if name in own] + self._numbered
+        properties = f" {{{', '.join(f'{name}: {value}' for name, value in given)}}}" if given else ""
         # Two matches: of one with two vertices it makes a product first, and takes seven times as long.
         ((count,),) = self._db.run(
             f"load from $rows match (a:{self._source} {{_key: s}}) match (b:{self._target} {{_key: t}})"
-            f" create (a)-[:{self.name} {{{given}}}]->(b) return count(*)",
+            f" create (a)-[:{self.name}{properties}]->(b) return count(*)",
             rows=table,
         )
         return int(count)
@@ -230,14 +228,18 @@ class BookedEdges(Edges):
 
 
 class ToldEdges(Edges):
-    """Without one: a key tells the vertices."""
+    """Without one: a key tells the vertices. Where they tell the key as well, it is not kept either."""
 
-    own = {"_key": "string", "_gen": "int64"}
+    own: tuple[str, ...] = ("_key", "_gen")
 
     def __init__(self, database: Database, collection: Collection) -> None:
-        super().__init__(database, collection)
         assert collection.told is not None
         self._told = collection.told
+        if self._told.both_ways:
+            self.own = ("_gen",)
+        super().__init__(database, collection)
+        self._all = f"match (a:{self._source})-[n:{self.name}]->(b:{self._target})"
+        self._id = "a._key, b._key" if self._told.both_ways else "n._key"
 
     def put(self, puts: Sequence[Put], version: int, generation: int, fresh: bool) -> None:
         records = Records.of(self.made, puts)
@@ -249,8 +251,9 @@ class ToldEdges(Edges):
         )
         if known:
             there = records.only(place for place, key in enumerate(records.ids) if key in known)
-            sets = self._set({"_gen": str(generation)})
-            self._db.run(f"load from $rows {self._path} set {sets}", rows=self._table(there))
+            sets = self._set({"_gen": str(generation)} if generation else {})
+            if sets:
+                self._db.run(f"load from $rows {self._path} set {sets}", rows=self._table(there))
             records = records.only(place for place, key in enumerate(records.ids) if key not in known)
             table = self._table(records)
         if len(records):
@@ -266,23 +269,22 @@ class ToldEdges(Edges):
             self._lay(label, {row[place] for row in rows})
 
     def others(self, generation: int) -> list[str]:
-        rows = self._db.run(
-            f"match (:{self._source})-[n:{self.name}]->(:{self._target})"
-            " where n._gen is null or n._gen <> $g return n._key",
-            g=generation,
+        return self._ids(
+            self._db.run(f"{self._all} where n._gen is null or n._gen <> $g return {self._id}", g=generation)
         )
-        return [row[0] for row in rows]
 
     def holders(self, members: Sequence[str]) -> list[tuple[str, str]]:
         return []
 
     def ids(self, after: str | None, limit: int) -> list[str]:
-        rows = self._db.run(
-            f"match (:{self._source})-[n:{self.name}]->(:{self._target})"
-            f" where n._key > $after return n._key order by n._key limit {limit}",
-            after=after or "",
-        )
-        return [row[0] for row in rows]
+        order = f"return {self._id} order by {self._id} limit {limit}"
+        if not self._told.both_ways:
+            return self._ids(self._db.run(f"{self._all} where n._key > $after {order}", after=after or ""))
+        if after is None:
+            return self._ids(self._db.run(f"{self._all} {order}"))
+        source, target = self._told.ends(after)
+        beyond = "a._key > $s or (a._key = $s and b._key > $t)"
+        return self._ids(self._db.run(f"{self._all} where {beyond} {order}", s=source, t=target))
 
     def held(self, keys: Sequence[str]) -> dict[str, list[Any]]:
         if not keys:
@@ -291,6 +293,9 @@ class ToldEdges(Edges):
             f"load from $rows {self._path} return k, s, t{self._columns}", rows=known_table(self._ends(keys))
         )
         return {row[0]: row[1:] for row in rows}
+
+    def _ids(self, rows: Iterable[Sequence[str]]) -> list[str]:
+        return [self._told.id_of(*row) if self._told.both_ways else row[0] for row in rows]
 
     def _ends(self, keys: Sequence[str]) -> list[tuple[str, str, str]]:
         return [(key, *self._told.ends(key)) for key in keys]

@@ -95,7 +95,8 @@ class Label(Protocol):
         ...
 
     def put(self, puts: Sequence[Put], version: int, generation: int, fresh: bool) -> None:
-        """No id is in it twice. `fresh`: none of them is there."""
+        """No id is in it twice. `generation`: 0 while none is being made; then there is nothing to mark. `fresh`: none of
+        them is there."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None: ...
@@ -319,8 +320,9 @@ class InPlaceStore(Generic[D]):
             self._labels[name].delete(sorted(ids))
         for name, puts in _by_collection(derived.puts):
             # What was there before a collection is made anew may have had other ids.
-            fresh = isinstance(puts, PutColumns) and puts.fresh and name not in self._making
-            self._labels[name].put(puts, derived.version, self._generations[name], fresh)
+            making = name in self._making
+            fresh = isinstance(puts, PutColumns) and puts.fresh and not making
+            self._labels[name].put(puts, derived.version, self._generations[name] if making else 0, fresh)
         self._reached = derived.checkpoint or self._reached
         if self._db.full:
             self._commit()
