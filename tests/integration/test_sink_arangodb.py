@@ -132,7 +132,8 @@ async def test_two_writers_of_one_pipeline_do_not_both_go_on(server: ContractAra
     async with store(server) as first, store(server) as second:
         await made(first)
         await write(first, Derived(1, [person("1")], checkpoint=AT))
-        await made(second)
+        with pytest.raises(Fenced, match="somebody else"):
+            await made(second)
         with pytest.raises(Fenced, match="somebody else"):
             await write(second, Derived(2, [person("2")], checkpoint=LATER))
     assert list(server.collections["User"][1]) == ["1"]

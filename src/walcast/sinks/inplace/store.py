@@ -130,6 +130,7 @@ class InPlaceStore(Generic[D]):
 
     def __init__(self, context: SinkContext, where: str) -> None:
         self._owner = f"{context.pipeline}/{context.sink}"
+        self._at = f"checkpoint:{self._owner}"
         self._where = where
         self._source = context.source
         self._worker = ThreadPoolExecutor(1, "walcast-graph")
@@ -235,7 +236,7 @@ class InPlaceStore(Generic[D]):
 
     def _open(self) -> None:
         self._database = self.connect()
-        self._held = self._stored(f"checkpoint:{self._owner}")
+        self._held = self._stored()
         for name, value in self._built().items():
             fields = tuple((field, kind) for field, kind in value["fields"])
             ends = None if value["ends"] is None else (value["ends"][0], value["ends"][1])
@@ -282,6 +283,7 @@ class InPlaceStore(Generic[D]):
             return
         self._making.discard(name)
         self._db.begin()
+        self._check_alone()  # what is not of our generation may be of another writer's
         label, generation = self._labels[name], self._generations[name]
         label.delete(label.others(generation))
         label.settle()
@@ -351,23 +353,23 @@ class InPlaceStore(Generic[D]):
             return
         if self._reached is not None and self._reached != self._held:
             self._db.begin()
-            self._advance(f"checkpoint:{self._owner}", self._reached)
+            self._check_alone()
+            self._db.put(self._at, self._reached.numbers)
+            self._db.put(f"token:{self._owner}", token_at(self._source, self._reached))
         self._db.commit()
         self._held = self._reached or self._held
 
-    def _stored(self, name: str) -> Checkpoint | None:
-        numbers = self._db.get(name)
+    def _stored(self) -> Checkpoint | None:
+        numbers = self._db.get(self._at)
         return None if numbers is None else Checkpoint.of(numbers)
 
-    def _advance(self, name: str, reached: Checkpoint) -> None:
-        """Only if the previous one is still there: another writer's, and this transaction is nothing."""
-        if self._stored(name) != self._held:
+    def _check_alone(self) -> None:
+        """Raises Fenced when the checkpoint is not the one that we know: then this transaction is nothing."""
+        if self._stored() != self._held:
             raise Fenced(
                 f"{self._where}: somebody else wrote this pipeline's checkpoint",
                 hint="two pipelines of the same name write into one graph; stop one, or give it another name",
             )
-        self._db.put(name, reached.numbers)
-        self._db.put(f"token:{self._owner}", token_at(self._source, reached))
 
     def _save_journal(self, key: str, value: Any) -> None:
         self._db.put(f"journal:{self._owner}:{key}", value)

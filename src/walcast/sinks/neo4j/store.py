@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from walcast.model import Checkpoint, Finding, SinkContext, WalcastError, finding_of
+from walcast.model import Finding, SinkContext, WalcastError, finding_of
 from walcast.model.derived import Collection
 from walcast.sinks.inplace.store import InPlaceStore, Label
 from walcast.sinks.neo4j.config import Neo4jConfig
@@ -57,9 +57,9 @@ class Neo4jStore(InPlaceStore[Database]):
             ]
         return []
 
-    def _advance(self, name: str, reached: Checkpoint) -> None:
-        self._db.lock(name)
-        super()._advance(name, reached)
+    def _check_alone(self) -> None:
+        self._db.lock(self._at)
+        super()._check_alone()
 
     def _save_journal(self, key: str, value: Any) -> None:
         self._db.save(f"journal:{self._owner}:{key}", value)
