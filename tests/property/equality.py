@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -78,6 +78,17 @@ def assert_equal_changes(
     # By their repr: NaN is not equal to itself.
     first, second = ([repr(change) for change in batch.changes()] for batch in batches)
     assert first == second
+    first, second = ([*_columns(batch)] for batch in batches)
+    assert first == second
+
+
+def _columns(batch: StreamBatch) -> Iterator[Any]:
+    """The values of every column of the net changes, one by one."""
+    for relation in batch.relations:
+        net = batch.net(relation)
+        for rows in filter(None, [net.deletes, *(group.rows for group in net.upserts)]):
+            for number in range(len(relation.columns)):
+                yield repr(outcome(lambda rows=rows, number=number: list(rows.values([number], 2))))  # type: ignore[misc]  # bound now
 
 
 def assert_equal_tables(ours: Callable[[], Any], theirs: Callable[[], Any]) -> None:

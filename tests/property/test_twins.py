@@ -26,11 +26,12 @@ from walcast.testing.postgres import Database, PostgresServer
 pytestmark = pytest.mark.skipif(NATIVE is None, reason="the native module is not there")
 
 SPOOL = tempfile.gettempdir()
-# Not shrunk: a stream is long, and shrinking it may take longer than a test may. Ask for it with Phase.shrink.
+# Not shrunk: a stream is long, and shrinking it may take longer than a test may. Ask for it with Phase.shrink. None is kept
+# for the next run, in which a server's own types have other OIDs.
 UNHURRIED = settings(
     max_examples=50,
     deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

@@ -33,6 +33,9 @@ class RowSet:
     def arrow(
         self, columns: list[int], catalog: Catalog, numeric: str, temporal: str, arrays: str
     ) -> ArrowTable: ...
+    def values(
+        self, columns: list[tuple[int, str]], start: int, stop: int
+    ) -> list[list[int | str | bool | None]] | None: ...
     def rows(self) -> Iterator[tuple[bytes, tuple[bytes | None, ...]]]: ...
 
 @final

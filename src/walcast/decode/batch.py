@@ -46,6 +46,8 @@ _DEFAULT_CHOICES = TypeChoices()
 _NOWHERE = Lsn(0)
 _Values = tuple[bytes, tuple[bytes | None, ...]]
 _NULL, _UNCHANGED, _TEXT = b"nut"
+_LETTERS = {16: "b", 20: "i", 21: "i", 23: "i", 25: "s", 1043: "s"}
+"""Types, by OID, whose Python form the decoder makes of whole columns: see `RowSet.values`."""
 
 
 class StreamBatch:
@@ -415,10 +417,17 @@ class Rows:
         return self._rows.rows()
 
     def values(self, columns: Sequence[int], most: int) -> Iterator[list[list[Any]]]:
+        letters = [_LETTERS.get(self._relation.columns[number].type.oid) for number in columns]
+        lettered = [(number, letter) for number, letter in zip(columns, letters, strict=True) if letter]
+        start = 0
+        if len(lettered) == len(columns):
+            while start < len(self) and (made := self._rows.values(lettered, start, start + most)):
+                yield made
+                start += most
         names = [self._relation.columns[number].name for number in columns]
         both = [_loaders(self._relation.columns[number].type) for number in columns]
         alike = {"text": 0, "binary": 1}.get(self.format)
-        rows = self.rows()
+        rows = islice(self.rows(), start, None)
         while some := list(islice(rows, most)):
             yield [
                 _mixed(some, number, (name, *of)) if alike is None else _column(some, number, of[alike])

@@ -62,6 +62,13 @@ class RowSet(Protocol):
     def arrow(
         self, columns: list[int], catalog: Any, numeric: str, temporal: str, arrays: str
     ) -> ArrowTable: ...
+    def values(
+        self, columns: list[tuple[int, str]], start: int, stop: int
+    ) -> list[list[int | str | bool | None]] | None:
+        """Of each of these columns the Python values from row `start` to `stop`. With each its type's letter: `i` integers,
+        `s` text, `b` booleans. None: make them of the rows. The twin makes none."""
+        ...
+
     def rows(self) -> Iterator[tuple[bytes, tuple[bytes | None, ...]]]:
         """(kinds, values) a row, over all columns of the relation."""
         ...

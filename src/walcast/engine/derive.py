@@ -14,7 +14,7 @@ from walcast.model.derived import Delete, DerivedStore, Encoded, Key, Put, Row, 
 
 SLICE = 1000
 """Roots that are read and written at a time."""
-WHOLE = 10_000
+WHOLE = 20_000
 """Rows that are written at a time where nothing is read."""
 
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyList, PyString, PyTuple};
+use walcast_core::index::{Kind, Value};
 use walcast_core::net::{Format, RowSet};
 use walcast_core::{arrow, copy};
 
@@ -61,6 +62,32 @@ impl PyRowSet {
         made.map(PyArrowTable::new).map_err(|failure| errors::failure(py, failure))
     }
 
+    /// Of each column its type's letter: `i` integers, `s` text, `b` booleans. None when there is a value of another form.
+    fn values<'py>(
+        &self,
+        py: Python<'py>,
+        columns: Vec<(usize, char)>,
+        start: usize,
+        stop: usize,
+    ) -> PyResult<Option<Vec<Bound<'py, PyList>>>> {
+        check_columns(&columns.iter().map(|(column, _)| *column).collect::<Vec<_>>(), self.rows.width())?;
+        let stop = stop.min(self.rows.rows.len());
+        let some = &self.rows.rows[start.min(stop)..stop];
+        let arena = &self.rows.index.arena;
+        let mut found = Vec::with_capacity(columns.len());
+        for (column, letter) in columns {
+            let list = PyList::empty(py);
+            for first in some {
+                let Some(value) = plain(py, self.rows.value(*first, column), arena, letter)? else {
+                    return Ok(None);
+                };
+                list.append(value)?;
+            }
+            found.push(list);
+        }
+        Ok(Some(found))
+    }
+
     fn rows(&self) -> Rows {
         Rows { rows: Arc::clone(&self.rows), place: 0 }
     }
@@ -86,6 +113,31 @@ impl Rows {
         let values = (0..self.rows.width()).map(|column| self.rows.value(*first, column));
         super::row(py, &self.rows.index.arena, values).map(Some)
     }
+}
+
+/// A value whose Python form needs no more than its bytes.
+fn plain<'py>(py: Python<'py>, value: Value, arena: &[u8], letter: char) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let bytes = value.bytes(arena);
+    let number = match (letter, value.kind()) {
+        (_, Kind::Null) => return Ok(Some(py.None().into_bound(py))),
+        (_, Kind::Unchanged) => return Ok(None),
+        ('s', _) => return Ok(std::str::from_utf8(bytes).ok().map(|text| PyString::new(py, text).into_any())),
+        ('b', Kind::Binary) if bytes.len() == 1 => Some(i64::from(bytes[0])),
+        ('b', Kind::Text) => Some(i64::from(bytes == b"t")),
+        ('i', Kind::Binary) => match bytes.len() {
+            2 => bytes.try_into().ok().map(|bytes| i64::from(i16::from_be_bytes(bytes))),
+            4 => bytes.try_into().ok().map(|bytes| i64::from(i32::from_be_bytes(bytes))),
+            8 => bytes.try_into().ok().map(i64::from_be_bytes),
+            _ => None,
+        },
+        ('i', Kind::Text) => std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()),
+        _ => None,
+    };
+    Ok(match number {
+        None => None,
+        Some(number) if letter == 'b' => Some(PyBool::new(py, number != 0).to_owned().into_any()),
+        Some(number) => Some(number.into_pyobject(py)?.into_any()),
+    })
 }
 
 pub fn check_columns(columns: &[usize], width: usize) -> PyResult<()> {

@@ -58,6 +58,11 @@ class PyRowSet:
 
         return rows_table(self._relation, self._rows, columns, catalog, (numeric, temporal, arrays))
 
+    def values(
+        self, columns: list[tuple[int, str]], start: int, stop: int
+    ) -> list[list[int | str | bool | None]] | None:
+        return None
+
     def rows(self) -> Iterator[tuple[bytes, tuple[bytes | None, ...]]]:
         return ((row.kinds, row.values) for row in self._rows)
 
