@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,3 +214,13 @@ async def test_likes_are_marked_by_the_words_that_tell_most(tmp_path: Path) -> N
         assert "<b>whales</b>" in best.highlights["body"]
         assert "<b>others</b>" not in best.highlights["body"]
         assert {id_: body["title"] for id_, body in index.documents()}["3"] == "Bread"
+
+
+async def test_a_graph_tells_how_far_it_is_as_a_token(tmp_path: Path) -> None:
+    asked = "match (m:_walcast) where m.name starts with 'token:' return m.value"  # docs/how-to/map.md
+    async with GraphStore(GraphConfig(tmp_path / "g.lbug"), CONTEXT) as store:
+        await filled(store, [USER], Derived(5, [Put("User", "1", {"name": "a"})], checkpoint=AT))
+        _, rows = await store.query(asked)
+        assert [[Token.parse(json.loads(value)) for value in row] for row in rows] == [
+            [Token(1, 1, AT.through)]
+        ]

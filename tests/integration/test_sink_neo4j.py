@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from walcast.model import (
     SinkContext,
     SinkUnavailable,
     SourceIdentity,
+    Token,
 )
 from walcast.model.derived import Collection, Delete, Derived, Put
 from walcast.model.secret import Secret
@@ -250,3 +252,13 @@ async def test_a_transaction_is_committed_when_it_is_big_but_not_between_parts(s
         await target.write(Derived(1, checkpoint=AT))
         assert visible() == 5
         assert await target.checkpoint() == AT
+
+
+async def test_it_tells_how_far_it_is_as_a_token(server: Neo4jServer) -> None:
+    async with store(server) as target:
+        await made(target)
+        await write(target, Derived(1, [person("1")], checkpoint=AT))
+    asked = "match (m:_Walcast) where m.id starts with 'token:' return m.value"  # docs/how-to/map.md
+    assert [[Token.parse(json.loads(value)) for value in row] for row in server.run(asked)] == [
+        [Token(1, 1, AT.through)]
+    ]
