@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,8 @@ from typing import Any, Final
 
 import psycopg
 
-from benchmarks.harness import Contest, Plan, Run, child, percentile
+from benchmarks import harness
+from benchmarks.harness import Contest, Plan, Run, child
 from benchmarks.pipelines import reached, running
 from benchmarks.servers import Backlog, drop_slot, server
 from walcast.app import registry
@@ -101,14 +101,7 @@ def _probes(line: Contest, kind: str, probes: int, runs: int) -> Contest:
             place.fresh()
             return child("benchmarks.graphs:written", probes=probes, **place.told)
 
-        line.alternate(runs, ours, theirs)
-    line.figure, line.baseline_figure = (
-        "p50 {:.1f} ms, p99 {:.1f} ms".format(
-            *(statistics.median(run.extra[name] for run in side) for name in ("p50", "p99"))
-        )
-        for side in (line.ours, line.theirs)
-    )
-    return line
+        return line.alternate(runs, ours, theirs).tell_percentiles(1)
 
 
 def _work(connection: Any, rows: int) -> int:
@@ -223,7 +216,7 @@ async def probed(kind: str, target: str, password: str, dsn: str, probes: int) -
                     _, rows = await opened[0].query(_ALONG, {"to": str(number)})
                     return bool(rows[0][0])
 
-                return await _timed(probes, write, seen)
+                return await harness.probed(probes, write, seen)
 
 
 async def written(kind: str, target: str, password: str, probes: int) -> dict[str, Any]:
@@ -238,22 +231,7 @@ async def written(kind: str, target: str, password: str, probes: int) -> dict[st
         async def seen(number: int) -> bool:
             return await asyncio.to_thread(run, _ALONG, str(number))
 
-        return await _timed(probes, write, seen)
-
-
-async def _timed(
-    probes: int, write: Callable[[int], Awaitable[float]], seen: Callable[[int], Awaitable[bool]]
-) -> dict[str, Any]:
-    taken = []
-    begun = time.perf_counter()
-    for number in range(probes + 10):
-        begin = await write(number)
-        while not await seen(number):
-            pass
-        taken.append(1000 * (time.perf_counter() - begin))
-    counted = sorted(taken[10:])
-    figures = {f"p{part}": percentile(counted, part / 100) for part in (50, 99)}
-    return {"seconds": time.perf_counter() - begun, "rows": probes, **figures}
+        return await harness.probed(probes, write, seen)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +79,17 @@ class Contest:
                 self.theirs.append(pair[1])
         return self
 
+    def tell_percentiles(self, digits: int) -> Contest:
+        """Medians over the runs of each run's percentiles, in ms; a ratio of rates would say nothing."""
+        self.figure, self.baseline_figure = (
+            ", ".join(
+                f"{name} {statistics.median(run.extra[name] for run in runs):.{digits}f} ms"
+                for name in ("p50", "p99")
+            )
+            for runs in (self.ours, self.theirs)
+        )
+        return self
+
     def row(self) -> dict[str, Any]:
         """What the report says of it."""
         pairs = [] if self.figure else zip(self.ours, self.theirs, strict=False)
@@ -120,6 +132,23 @@ def main(target: str, arguments: str) -> None:
     made = {name: result.pop(name) for name in ("seconds", "rows")}
     cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
     print(json.dumps({**made, "cpu": cpu, "peak": peak, "extra": result}))
+
+
+async def probed(
+    probes: int, write: Callable[[int], Awaitable[float]], seen: Callable[[int], Awaitable[bool]]
+) -> dict[str, Any]:
+    """One thing after the other: from the time that `write` gives (`time.perf_counter`) until it is `seen`; percentiles in
+    ms. The first ten do not count."""
+    taken = []
+    begun = time.perf_counter()
+    for number in range(probes + 10):
+        begin = await write(number)
+        while not await seen(number):
+            pass
+        taken.append(1000 * (time.perf_counter() - begin))
+    counted = sorted(taken[10:])
+    figures = {f"p{part}": percentile(counted, part / 100) for part in (50, 99)}
+    return {"seconds": time.perf_counter() - begun, "rows": probes, **figures}
 
 
 def percentile(sorted_values: Sequence[float], part: float) -> float:

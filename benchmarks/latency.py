@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import select
-import statistics
 import struct
 import subprocess
 import sys
@@ -82,24 +81,13 @@ def contests(plan: Plan) -> Iterator[Contest]:
             beside.alternate(
                 plan.runs, partial(run, "handled", dsn, beside=0.1), partial(run, "handled", dsn)
             )
-            yield _told(beside)
+            yield beside.tell_percentiles(2)
         for way, line in lines:
             if not plan.wants(line.name):
                 continue
             dsn = source.dsn(via="tcp" if way == "tcp" else "socket")
             line.alternate(plan.runs, partial(run, "handled", dsn), partial(run, "bare", dsn))
-            yield _told(line)
-
-
-def _told(line: Contest) -> Contest:
-    """Medians over the runs of each run's percentiles; a ratio of rates would say nothing."""
-    line.figure, line.baseline_figure = (
-        "p50 {:.2f} ms, p99 {:.2f} ms".format(
-            *(statistics.median(run.extra[name] for run in runs) for name in ("p50", "p99"))
-        )
-        for runs in (line.ours, line.theirs)
-    )
-    return line
+            yield line.tell_percentiles(2)
 
 
 async def handled(dsn: str, slot: str, seconds: float, beside: float | None = None) -> dict[str, Any]:

@@ -7,10 +7,9 @@ Both clients run in a process of their own, on the server's machine; the index i
 from __future__ import annotations
 
 import asyncio
-import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from itertools import count
@@ -20,8 +19,8 @@ from typing import Any, Final, cast
 import psycopg
 import tantivy
 
-from benchmarks import workloads
-from benchmarks.harness import Contest, Plan, Run, child, percentile
+from benchmarks import harness, workloads
+from benchmarks.harness import Contest, Plan, Run, child
 from benchmarks.pipelines import reached, running
 from benchmarks.servers import drop_slot, server
 from walcast.engine import Pipeline, PipelineSettings
@@ -123,14 +122,7 @@ def _probes(
         cluster.wipe()
         return child("benchmarks.search:put", url=url, probes=probes)
 
-    line.alternate(runs, ours, theirs)
-    line.figure, line.baseline_figure = (
-        "p50 {:.0f} ms, p99 {:.0f} ms".format(
-            *(statistics.median(run.extra[name] for run in side) for name in ("p50", "p99"))
-        )
-        for side in (line.ours, line.theirs)
-    )
-    return line
+    return line.alternate(runs, ours, theirs).tell_percentiles(0)
 
 
 def _pipeline(url: str, dsn: str, state: str) -> Pipeline:
@@ -238,7 +230,7 @@ async def probed(url: str, dsn: str, probes: int) -> dict[str, Any]:
                 await connection.execute("insert into docs (id, note) values (%s, 'probe')", [number])
                 return time.perf_counter()
 
-            return await _timed(found, probes, write)
+            return await harness.probed(probes, write, found)
 
 
 async def put(url: str, probes: int) -> dict[str, Any]:
@@ -252,7 +244,7 @@ async def put(url: str, probes: int) -> dict[str, Any]:
             await client.send("PUT", f"/plain/_doc/{number}?refresh=true", {"id": number, "note": "probe"})
             return begin
 
-        return await _timed(partial(_found, client, "plain"), probes, write)
+        return await harness.probed(probes, write, partial(_found, client, "plain"))
 
 
 async def added(probes: int) -> dict[str, Any]:
@@ -275,7 +267,7 @@ async def added(probes: int) -> dict[str, Any]:
             return bool(index.searcher().search(query, 1).hits)
 
         try:
-            return await _timed(found, probes, write)
+            return await harness.probed(probes, write, found)
         finally:
             writer.wait_merging_threads()
 
@@ -284,18 +276,3 @@ async def _found(client: Client, index: str, number: int) -> bool:
     path = f"/{index}/_search?filter_path=hits.total.value"
     answer = await client.send("POST", path, {"query": {"term": {"id": number}}})
     return bool(answer["hits"]["total"]["value"])
-
-
-async def _timed(
-    found: Callable[[int], Awaitable[bool]], probes: int, write: Callable[[int], Awaitable[float]]
-) -> dict[str, Any]:
-    taken = []
-    begun = time.perf_counter()
-    for number in range(probes + 10):
-        begin = await write(number)
-        while not await found(number):
-            pass
-        taken.append(1000 * (time.perf_counter() - begin))
-    counted = sorted(taken[10:])
-    figures = {f"p{part}": percentile(counted, part / 100) for part in (50, 99)}
-    return {"seconds": time.perf_counter() - begun, "rows": probes, **figures}
