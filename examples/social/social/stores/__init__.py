@@ -115,6 +115,14 @@ def circle(rows: list[tuple[str, int, list[str]]], edges: list[tuple[str, str]])
     return Circle([Friend(name, distance, tuple(path)) for name, distance, path in rows], edges)
 
 
+def contents(people: list[list[Any]], follows: list[list[Any]]) -> dict[str, Any]:
+    """What a graph holds: people as (key, name, email), who follows whom as (key, key, since)."""
+    return {
+        **{f"user {key}": (name, email) for key, name, email in people},
+        **{f"follow {ours} to {theirs}": since for ours, theirs, since in follows},
+    }
+
+
 def found(id_: str, score: float, body: Mapping[str, Any], marked: Mapping[str, str]) -> Found:
     """`marked`: HTML by field, of those in which something matched."""
     return Found(

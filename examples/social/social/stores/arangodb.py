@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import quote
 
-from social.stores import DEEPEST, MOST, Circle, StoreDown, Suggestion, circle
+from social.stores import DEEPEST, MOST, Circle, StoreDown, Suggestion, circle, contents
 from social.stores.http import Http, Refused, basic
 from walcast.app.settings import SinkSettings
 from walcast.integrations.copies import Copies
@@ -64,9 +64,7 @@ class ArangoDBGraph:
         return [Suggestion(name, mutual) for name, mutual in rows]
 
     def contents(self) -> dict[str, Any]:
-        people = {f"user {key}": (name, email) for key, name, email in self._ask(PEOPLE)}
-        follows = {f"follow {ours} to {theirs}": since for ours, theirs, since in self._ask(FOLLOWS)}
-        return {**people, **follows}
+        return contents(self._ask(PEOPLE), self._ask(FOLLOWS))
 
     def _ask(self, aql: str, **bound: object) -> list[list[Any]]:
         try:

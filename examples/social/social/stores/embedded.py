@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from social.stores import DEEPEST, MOST, Circle, Found, StoreDown, Suggestion, circle, found
+from social.stores import DEEPEST, MOST, Circle, Found, StoreDown, Suggestion, circle, contents, found
 from walcast.app.settings import SinkSettings
 from walcast.integrations.copies import Copies
 from walcast.model import WalcastError
@@ -55,9 +55,7 @@ class EmbeddedGraph:
         return [Suggestion(name, mutual) for name, mutual in rows]
 
     def contents(self) -> dict[str, Any]:
-        people = {f"user {key}": (name, email) for key, name, email in self._ask(_PEOPLE)}
-        follows = {f"follow {ours} to {theirs}": since for ours, theirs, since in self._ask(_FOLLOWS)}
-        return {**people, **follows}
+        return contents(self._ask(_PEOPLE), self._ask(_FOLLOWS))
 
     def _ask(self, cypher: str, **parameters: object) -> list[list[Any]]:
         try:

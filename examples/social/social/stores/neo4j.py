@@ -7,7 +7,7 @@ from typing import Any, Final
 from neo4j import READ_ACCESS, GraphDatabase
 from neo4j.exceptions import DriverError, Neo4jError
 
-from social.stores import DEEPEST, MOST, Circle, StoreDown, Suggestion, circle
+from social.stores import DEEPEST, MOST, Circle, StoreDown, Suggestion, circle, contents
 from walcast.app.settings import SinkSettings
 from walcast.integrations.copies import Copies
 from walcast.sinks.neo4j import Neo4jConfig
@@ -66,9 +66,7 @@ class Neo4jGraph:
         return [Suggestion(name, mutual) for name, mutual in rows]
 
     def contents(self) -> dict[str, Any]:
-        people = {f"user {key}": (name, email) for key, name, email in self._ask(_PEOPLE)}
-        follows = {f"follow {ours} to {theirs}": since for ours, theirs, since in self._ask(_FOLLOWS)}
-        return {**people, **follows}
+        return contents(self._ask(_PEOPLE), self._ask(_FOLLOWS))
 
     def _ask(self, cypher: str, **parameters: object) -> list[list[Any]]:
         try:
