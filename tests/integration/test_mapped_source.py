@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.flow_tools import running
 
 from walcast import Pipeline
 from walcast.engine import PipelineSettings
@@ -122,15 +123,8 @@ async def pipeline(
     )
     sinks = {"documents": DocumentsConfig(Secret(database.dsn()))}
     flow = Pipeline(source, sinks, state, SETTINGS, mapping=mapping)
-    task = asyncio.create_task(flow.run())
-    try:
-        async with asyncio.timeout(20):
-            while not flow.status().ready and not task.done():  # noqa: ASYNC110  # a status has no event
-                await asyncio.sleep(0.01)
+    async with running(flow):
         yield flow
-    finally:
-        flow.stop()
-        await task
 
 
 async def caught_up(database: Database, flow: Pipeline) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.flow_tools import running
 
 import walcast
 from walcast.app.comparing import Comparison
@@ -161,20 +162,13 @@ def every_store(
 
 
 @asynccontextmanager
-async def running(
+async def copying(
     database: Database, sinks: dict[str, Any], state: Path, mapping: DataMapping
 ) -> AsyncIterator[walcast.Pipeline]:
     source = SourceConfig(Secret(database.dsn()), slot=database.name, publication="p")
     flow = walcast.Pipeline(source, sinks, state, SETTINGS, mapping=mapping)
-    task = asyncio.create_task(flow.run())
-    try:
-        async with asyncio.timeout(40):
-            while not flow.status().ready and not task.done():  # noqa: ASYNC110  # a status has no event
-                await asyncio.sleep(0.02)
+    async with running(flow, 40):
         yield flow
-    finally:
-        flow.stop()
-        await task
 
 
 async def caught_up(flow: walcast.Pipeline) -> None:
@@ -225,7 +219,7 @@ async def test_any_text_and_any_reference_reaches_every_store(
                 [number + 1, text[:18], text, (number + 1) % 12, JSON[number % len(JSON)]],
             )
     sinks = every_store(copies, neo4j_server, arangodb, tmp_path)
-    async with running(database, sinks, tmp_path / "state", MAPPING) as flow:
+    async with copying(database, sinks, tmp_path / "state", MAPPING) as flow:
         for seed in range(2):
             await asyncio.to_thread(history, database, 60, seed)
             await caught_up(flow)

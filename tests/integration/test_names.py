@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 from psycopg import sql
+from tests.flow_tools import running
 
 from walcast.engine import Pipeline, PipelineSettings
 from walcast.model import Lsn
@@ -48,19 +47,6 @@ SETTINGS = PipelineSettings(serve=False, backoff_first=0.05, retry_limit=5)
 
 def quoted(*parts: str) -> sql.Identifier:
     return sql.Identifier(*parts)
-
-
-@asynccontextmanager
-async def running(flow: Pipeline) -> AsyncIterator[None]:
-    task = asyncio.create_task(flow.run())
-    try:
-        async with asyncio.timeout(60):
-            while not flow.status().ready and not task.done():  # noqa: ASYNC110  # a status has no event
-                await asyncio.sleep(0.02)
-        yield
-    finally:
-        flow.stop()
-        await task
 
 
 def fill(database: Database, schema: str, name: str) -> None:
@@ -125,7 +111,7 @@ async def test_every_name_that_a_server_allows_comes_through(
         "files 🍏": lambda context: JsonLinesSink(JsonLinesSinkConfig(tmp_path / "lines"), context),
     }
     flow = Pipeline(PostgresSource(config), sinks, tmp_path / "state", SETTINGS, name='it\'s "p" 🍏')
-    async with running(flow):
+    async with running(flow, 60):
         for schema, name in tables:
             change(database, schema, name)
         ((text,),) = database.execute("select pg_current_wal_insert_lsn()::text")

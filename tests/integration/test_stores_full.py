@@ -14,6 +14,7 @@ import ladybug
 import pytest
 from psycopg import sql
 from tests.chaos.disks import SmallDisk
+from tests.flow_tools import ready
 
 import walcast
 from walcast.engine import PipelineSettings
@@ -85,7 +86,7 @@ async def test_full_stores_are_told_and_catch_up_when_there_is_room(
     flow = walcast.Pipeline(source, sinks, tmp_path, SETTINGS, mapping=MAPPING)
     running = asyncio.create_task(flow.run())
     try:
-        await ready(flow, running)
+        await ready(flow, running, 30)
         await flow.wait_for(await flow.source.position(), timeout=20)
         disk.fill()
         fill(database, 1000, 2999)
@@ -129,7 +130,7 @@ async def test_what_somebody_deleted_is_made_anew(
         flow = walcast.Pipeline(source, sinks, tmp_path / "state", SETTINGS, mapping=MAPPING)
         running = asyncio.create_task(flow.run())
         try:
-            await ready(flow, running)
+            await ready(flow, running, 30)
             yield flow
         finally:
             flow.stop()
@@ -193,12 +194,6 @@ async def test_a_log_that_was_cut_off_costs_only_what_was_not_committed(tmp_path
 
 def fill(database: Database, first: int, last: int) -> None:
     database.execute(sql.SQL(FILL).format(first, last))
-
-
-async def ready(flow: walcast.Pipeline, running: asyncio.Task[None]) -> None:
-    async with asyncio.timeout(30):
-        while not flow.status().ready and not running.done():  # noqa: ASYNC110  # a status has no event
-            await asyncio.sleep(0.02)
 
 
 async def all_told(flow: walcast.Pipeline, names: tuple[str, ...]) -> dict[str, SinkStatus]:
