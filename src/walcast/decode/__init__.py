@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from walcast import accel
-from walcast.decode.batch import IdleBatch, Rows, StreamBatch
+from walcast.decode.batch import IdleBatch, StreamBatch
 from walcast.decode.frames import Delivery, Implementation, RelationTuple
 from walcast.decode.reader import PyReader
+from walcast.decode.rows import Rows
 from walcast.decode.twin import DecodeFault as PyDecodeFault
 from walcast.decode.twin import (
     PyAssembler,

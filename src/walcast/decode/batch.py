@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from walcast.decode import frames as raw_layer
-from walcast.decode.values import Loader, loaders
+from walcast.decode.rows import DEFAULT_CHOICES, RowReader, Rows, loaders_for, settings_of, value_of
 from walcast.model import (
     UNCHANGED,
     ArrowTable,
@@ -28,11 +26,9 @@ from walcast.model import (
     TableId,
     TypeChoices,
     UpsertGroup,
-    ValueFormat,
     key_text,
 )
 
-_loaders = functools.cache(loaders)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OPERATIONS: dict[bytes, Operation] = {
     b"I": "insert",
@@ -42,12 +38,7 @@ _OPERATIONS: dict[bytes, Operation] = {
     b"M": "message",
     b"R": "snapshot",
 }
-_DEFAULT_CHOICES = TypeChoices()
 _NOWHERE = Lsn(0)
-_Values = tuple[bytes, tuple[bytes | None, ...]]
-_NULL, _UNCHANGED, _TEXT = b"nut"
-_LETTERS = {16: "b", 20: "i", 21: "i", 23: "i", 25: "s", 1043: "s"}
-"""Types, by OID, whose Python form the decoder makes of whole columns: see `RowSet.values`."""
 
 
 class StreamBatch:
@@ -121,9 +112,7 @@ class StreamBatch:
         return dict(zip(names, self.frames.counts(self._number(relation)), strict=True))
 
     def changes(self) -> Iterator[Change]:
-        readers = [
-            _RowReader(columns, raw) for columns, raw in zip(self._relations, self._raw(), strict=True)
-        ]
+        readers = [RowReader(columns, raw) for columns, raw in zip(self._relations, self._raw(), strict=True)]
         origins = {(xid, lsn): origin for xid, lsn, _, _, origin in self.frames.transactions() if origin}
         for raw in self.raw():
             yield _change(raw, readers, origins.get((raw.xid, raw.commit_lsn)))
@@ -131,8 +120,8 @@ class StreamBatch:
     def raw(self) -> Iterator[RawChange]:
         return (RawChange(*entry) for entry in self.frames.entries())
 
-    def table(self, relation: Relation, choices: TypeChoices = _DEFAULT_CHOICES) -> ArrowTable:
-        return self.frames.arrow(self._number(relation), self._catalog, *_settings(choices))
+    def table(self, relation: Relation, choices: TypeChoices = DEFAULT_CHOICES) -> ArrowTable:
+        return self.frames.arrow(self._number(relation), self._catalog, *settings_of(choices))
 
     def net(self, relation: Relation) -> NetChanges:
         truncate, cascade, restart, replay, deletes, upserts = self.frames.net(
@@ -247,12 +236,12 @@ class StreamBatch:
         numbers = relation.key or range(len(relation.columns))
         before, after = [], []
         for number in numbers:
-            binary_and_text = _loaders(relation.columns[number].type)
+            binary_and_text = loaders_for(relation.columns[number].type)
             new = old = None
             if raw.kinds:
-                new = _value(raw.kinds[number], raw.values[number], ("", *binary_and_text))
+                new = value_of(raw.kinds[number], raw.values[number], ("", *binary_and_text))
             if raw.old_kind:
-                old = _value(raw.old_kinds[number], raw.old_values[number], ("", *binary_and_text))
+                old = value_of(raw.old_kinds[number], raw.old_values[number], ("", *binary_and_text))
             before.append(old if raw.old_kind else new)
             after.append(old if raw.op == b"D" or new is UNCHANGED else new)
         return key_text(before), key_text(after)
@@ -330,7 +319,7 @@ class IdleBatch:
     def raw(self) -> Iterator[RawChange]:
         return iter(())
 
-    def table(self, relation: Relation, choices: TypeChoices = _DEFAULT_CHOICES) -> ArrowTable:
+    def table(self, relation: Relation, choices: TypeChoices = DEFAULT_CHOICES) -> ArrowTable:
         raise ValueError(f"the batch has no changes of {relation}")
 
     def net(self, relation: Relation) -> NetChanges:
@@ -392,95 +381,7 @@ class _Versions:
         return True
 
 
-class Rows:
-    """A `walcast.model.RowSet` over the decoder's."""
-
-    def __init__(self, rows: raw_layer.RowSet, catalog: raw_layer.Catalog, relation: Relation) -> None:
-        self._rows = rows
-        self._catalog = catalog
-        self._relation = relation
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def format(self) -> ValueFormat:
-        return self._rows.format
-
-    def copy(self, columns: Sequence[int]) -> Sequence[bytes | memoryview]:
-        return self._rows.copy(list(columns))
-
-    def table(self, columns: Sequence[int], choices: TypeChoices = _DEFAULT_CHOICES) -> ArrowTable:
-        return self._rows.arrow(list(columns), self._catalog, *_settings(choices))
-
-    def rows(self) -> Iterator[tuple[bytes, tuple[bytes | None, ...]]]:
-        return self._rows.rows()
-
-    def values(self, columns: Sequence[int], most: int) -> Iterator[list[list[Any]]]:
-        letters = [_LETTERS.get(self._relation.columns[number].type.oid) for number in columns]
-        lettered = [(number, letter) for number, letter in zip(columns, letters, strict=True) if letter]
-        start = 0
-        if len(lettered) == len(columns):
-            while start < len(self) and (made := self._rows.values(lettered, start, start + most)):
-                yield made
-                start += most
-        names = [self._relation.columns[number].name for number in columns]
-        both = [_loaders(self._relation.columns[number].type) for number in columns]
-        alike = {"text": 0, "binary": 1}.get(self.format)
-        rows = islice(self.rows(), start, None)
-        while some := list(islice(rows, most)):
-            yield [
-                _mixed(some, number, (name, *of)) if alike is None else _column(some, number, of[alike])
-                for number, name, of in zip(columns, names, both, strict=True)
-            ]
-
-
-class _RowReader:
-    """Reads the tuples of one relation into dicts of Python values."""
-
-    def __init__(self, relation: Relation, raw: raw_layer.RelationTuple) -> None:
-        self.relation = relation
-        self._columns: list[tuple[str, Loader, Loader]] = [
-            (column.name, *loaders(column.type)) for column in relation.columns
-        ]
-        self._key = [column[3] for column in raw[4]]
-
-    def row(self, kinds: bytes, values: Sequence[bytes | None]) -> dict[str, Any]:
-        return {
-            column[0]: _value(kind, value, column)
-            for kind, value, column in zip(kinds, values, self._columns, strict=True)
-        }
-
-    def key(self, kinds: bytes, values: Sequence[bytes | None]) -> dict[str, Any]:
-        return {
-            column[0]: _value(kind, value, column)
-            for kind, value, column, key in zip(kinds, values, self._columns, self._key, strict=True)
-            if key
-        }
-
-
-def _value(kind: int, value: bytes | None, column: tuple[str, Loader, Loader]) -> Any:
-    if value is None:
-        return UNCHANGED if kind == _UNCHANGED else None
-    return column[1](value) if kind == _TEXT else column[2](value)
-
-
-def _column(rows: Sequence[_Values], number: int, load: Loader) -> list[Any]:
-    """A column of which all values were sent in one format."""
-    found = [None if (value := values[number]) is None else load(value) for _, values in rows]
-    if None not in found:
-        return found
-    return [
-        UNCHANGED if kinds[number] == _UNCHANGED else value
-        for (kinds, _), value in zip(rows, found, strict=True)
-    ]
-
-
-def _mixed(rows: Sequence[_Values], number: int, column: tuple[str, Loader, Loader]) -> list[Any]:
-    return [_value(kinds[number], values[number], column) for kinds, values in rows]
-
-
-def _change(raw: RawChange, readers: Sequence[_RowReader], origin: str | None) -> Change:
+def _change(raw: RawChange, readers: Sequence[RowReader], origin: str | None) -> Change:
     position = Position(Lsn(raw.commit_lsn), raw.ordinal)
     time = None if raw.op == b"R" else _moment(raw.commit_time)
     op = _OPERATIONS[raw.op]
@@ -521,7 +422,3 @@ def _held(checkpoint: Checkpoint | None, epoch: int) -> int | None:
         return None
     position = checkpoint.position
     return max(checkpoint.through - 1, position.commit_lsn if position.ordinal else 0, 0)
-
-
-def _settings(choices: TypeChoices) -> tuple[str, str, str]:
-    return choices.numeric, choices.temporal, choices.arrays
