@@ -14,12 +14,11 @@ import pyarrow as pa
 
 from walcast.model.derived import Collection, Put
 from walcast.sinks.graph.database import Database
-from walcast.sinks.graph.labels import Label, Vertices, keys_table
+from walcast.sinks.graph.labels import NO_EDGES, Label, Vertices, keys_table
 from walcast.sinks.inplace.records import Records
 from walcast.sinks.inplace.values import quoted
 
 _OWN = {"_key": "STRING", "_gen": "INT64"}
-_NO_EDGES = "not exists { match (n)-[]-() }"
 
 
 def edges(database: Database, collection: Collection) -> BookedEdges | ToldEdges:
@@ -114,7 +113,7 @@ class Edges(Label):
         )
         if ghosts:
             self._db.run(
-                f"match (n:{label}) where n._key in $keys and n._ghost = true and {_NO_EDGES} delete n",
+                f"match (n:{label}) where n._key in $keys and n._ghost = true and {NO_EDGES} delete n",
                 keys=[row[0] for row in ghosts],
             )
 

@@ -31,7 +31,7 @@ _ARROW: dict[FieldKind, pa.DataType] = {
     "json": pa.string(),
 }
 _OWN = {"_member": "STRING", "_gen": "INT64"}
-_NO_EDGES = "not exists { match (n)-[]-() }"
+NO_EDGES = "not exists { match (n)-[]-() }"
 
 
 class Label:
@@ -114,7 +114,7 @@ class Vertices(Label):
 
     def delete(self, keys: Sequence[str]) -> None:
         """What edges lead to or from becomes a ghost."""
-        self._db.run(f"match (n:{self.name}) where n._key in $keys and {_NO_EDGES} delete n", keys=keys)
+        self._db.run(f"match (n:{self.name}) where n._key in $keys and {NO_EDGES} delete n", keys=keys)
         empty = "".join(f", n.{quoted(field)} = null" for field in self._kinds)
         self._db.run(
             f"load from $rows match (n:{self.name} {{_key: k}}) set n._ghost = true, n._member = null, n._gen = null{empty}",
