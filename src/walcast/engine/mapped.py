@@ -216,17 +216,15 @@ class MappedSink:
             self._version = max(self._version, version_of(*batch.last_commit))
         elif batch.checkpoint is not None:
             self._version = _version_at(batch.checkpoint)
-        if (
-            batch.checkpoint is None and batch.part is None
-        ):  # a dead letter: it is made of what the source has now
+        letter = batch.checkpoint is None and batch.part is None
+        if letter:  # its rows may be long outdated: it is made of what the source has now
             await self._reader.settle()
         shown = None
         if self._shown_before is not None and isinstance(self._reader, NotingReader) and not self.filling:
             shown = max(self._shown_before, self._reader.viewed)
         rest: list[Target] = []
         for target in self.plan.targets:
-            # A dead letter's rows may be long outdated.
-            pieces = None if batch.checkpoint is None and batch.part is None else whole(target, batch, shown)
+            pieces = None if letter else whole(target, batch, shown)
             if pieces is None:
                 rest.append(target)
             else:

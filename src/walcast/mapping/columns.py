@@ -17,7 +17,7 @@ def columnar(target: Target, relation: Relation) -> bool:
     root = target.root
     return (
         target.flat
-        and not target.routed
+        and target.route is None
         and not target.tracked
         and root.deleted is None
         and set(target.id_columns) == set(root.key) == {relation.names[number] for number in relation.key}

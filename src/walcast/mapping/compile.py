@@ -117,7 +117,6 @@ class _Compiler:
         target = self._target(path, name, "document", root, declared)
         if declared.route is not None:
             route, column = declared.route, declared.route.column
-            target.routed = True
             self._columns((*path, "route", "column"), root.table, [column])
             into = dict(route.into)
             names = dict.fromkeys([*into.values(), *([route.otherwise] if route.otherwise else [])])

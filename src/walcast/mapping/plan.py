@@ -108,7 +108,6 @@ class Target:
     route: Callable[[Row], str | None] | None = None
     """The collection that a row goes to, None for none; without it there is but one."""
     ends: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    routed: bool = False
 
     @cached_property
     def nodes(self) -> Sequence[Node]:

@@ -10,7 +10,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from walcast.model.derived import FieldKind, Key, Row
+from walcast.model.derived import FieldKind, Key, Row, escaped, unescaped
 from walcast.model.relation import TypeInfo
 
 _DEEPEST = 100
@@ -98,14 +98,14 @@ def id_of(values: Iterable[Any]) -> str:
     made = ["" if value is None else text(value) for value in values]
     if len(made) == 1:
         return made[0]
-    return ":".join(part.replace("%", "%25").replace(":", "%3A") for part in made)
+    return ":".join(map(escaped, made))
 
 
 def parts_of(id_: str, columns: int) -> Key | None:
     """The values that `id_of` made this id from; None when it made no such id."""
     if columns == 1:
         return (id_,)
-    parts = tuple(part.replace("%3A", ":").replace("%25", "%") for part in id_.split(":"))
+    parts = tuple(map(unescaped, id_.split(":")))
     return parts if len(parts) == columns and all(parts) else None
 
 
@@ -119,7 +119,7 @@ def key_of_member(member: str, columns: int) -> Key:
     text_of = member.partition(":")[2]
     if columns == 1:
         return (text_of,)
-    return tuple(part.replace("%3A", ":").replace("%25", "%") for part in text_of.split(":"))
+    return tuple(map(unescaped, text_of.split(":")))
 
 
 def field_kind(info: TypeInfo) -> FieldKind:

@@ -57,20 +57,25 @@ class Told(NamedTuple):
         """The id that has these ends, where they tell it."""
         parts = [""] * self.parts
         for places, end in ((self.source, source), (self.target, target)):
-            of = end.split(":") if len(places) > 1 else [_escaped(end)]
+            of = end.split(":") if len(places) > 1 else [escaped(end)]
             for place, part in zip(places, of, strict=True):
                 parts[place] = part
         return ":".join(parts)
 
     def _end(self, parts: Sequence[str], places: Sequence[int]) -> str:
         if len(places) > 1:
-            return ":".join(parts[place] if self.parts > 1 else _escaped(parts[place]) for place in places)
+            return ":".join(parts[place] if self.parts > 1 else escaped(parts[place]) for place in places)
         part = parts[places[0]]
-        return part.replace("%3A", ":").replace("%25", "%") if self.parts > 1 else part
+        return unescaped(part) if self.parts > 1 else part
 
 
-def _escaped(part: str) -> str:
+def escaped(part: str) -> str:
+    """A part of an id of several, which colons join."""
     return part.replace("%", "%25").replace(":", "%3A")
+
+
+def unescaped(part: str) -> str:
+    return part.replace("%3A", ":").replace("%25", "%")
 
 
 @dataclass(frozen=True, slots=True)

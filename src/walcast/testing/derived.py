@@ -155,8 +155,8 @@ class MemoryReader:
         self._relations = relations
         self._rows = rows
         self.asked = 0
-        self.shown = Lsn(0)
         """Queries so far."""
+        self.shown = Lsn(0)
 
     async def __aenter__(self) -> Self:
         return self
